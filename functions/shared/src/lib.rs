@@ -1,1 +1,12 @@
-//! shared
+//! What all functions speak: a user, an event, a record, an error, and the HTTP server around them.
+//! Knows no backend: neither Kafka nor SQL nor Cassandra.
+
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod group;
+pub mod history;
+pub mod record;
+pub mod serve;
+pub mod telemetry;
+pub mod user;

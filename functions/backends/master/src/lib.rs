@@ -1,1 +1,59 @@
-//! backend-master
+//! The master dataset: every user as it came, and the views that the batch layer computes from it.
+
+use async_trait::async_trait;
+use shared::{
+    history::{Point, Window},
+    user::User,
+};
+
+/// What became of a user that was to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// It is the first with its id, and is now kept for ever.
+    New,
+    /// The same id with the same name was there: no effect.
+    Duplicate,
+    /// The same id was there with another name, which stays.
+    Conflict {
+        /// The name that is kept.
+        kept: String,
+    },
+}
+
+/// What a run of batch did.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tick {
+    /// Users that this run took in.
+    pub new_users: u64,
+    /// Users in the batch views now.
+    pub users: u64,
+    /// The user with the most characters in its name; the one stored first between equals.
+    pub longest_name_user: Option<User>,
+    /// Whether everything was computed anew.
+    pub full: bool,
+}
+
+/// Users as they came, and the batch views over them.
+#[async_trait]
+pub trait Master: Send + Sync {
+    /// Stores all users durably in one transaction; answers in their order.
+    /// Within the call, too, the first one of an id wins.
+    async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError>;
+    /// Brings the batch views up to date with what was committed since the last run, or anew with `full`.
+    async fn tick(&self, full: bool) -> Result<Tick, MasterError>;
+    /// The batch view: the user with the longest name.
+    async fn longest(&self) -> Result<Option<User>, MasterError>;
+    /// The batch view: users per minute, newest first.
+    async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError>;
+    /// Whether a user could be stored now.
+    async fn ready(&self) -> Result<(), MasterError>;
+}
+
+/// Why the master dataset could not do it now. Each variant keeps its source.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    /// The database under the embedded master failed.
+    #[error("the embedded master dataset failed")]
+    Sqlite(#[from] backend_sqlite::Error),
+}

@@ -1,0 +1,87 @@
+//! One error for all functions; it answers whose fault it is and whether a retry helps.
+
+use http::StatusCode;
+use serde::Serialize;
+
+/// The request or event can never succeed as it is: a 4xx that is not retried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Rejection {
+    /// A 4xx status.
+    pub status: StatusCode,
+    /// What to change.
+    pub detail: String,
+}
+
+impl Rejection {
+    /// A 400: the data is wrong.
+    pub fn bad_data(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// A rejection with a status of its own.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// What a function's handler fails with.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The sender's fault; the same again will fail again.
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+    /// Nobody's fault here; the same again may succeed later (503 with `Retry-After`).
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Error {
+    /// A backend that cannot do it now, with its own words for why.
+    pub fn unavailable(why: &(dyn std::error::Error + '_)) -> Self {
+        let mut text = why.to_string();
+        let mut source = why.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        Self::Unavailable(text)
+    }
+
+    /// The HTTP status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Rejected(rejection) => rejection.status,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// An RFC 9457 problem, the body of every error answer.
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    /// The status' reason phrase.
+    pub title: &'static str,
+    /// The HTTP status, as a number.
+    pub status: u16,
+    /// What to change.
+    pub detail: String,
+}
+
+impl Problem {
+    /// The problem for a status, saying what to change.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+        }
+    }
+}
