@@ -1,1 +1,1 @@
-//! analytics
+//! `analytics`: answers from both layers.

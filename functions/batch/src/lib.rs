@@ -1,1 +1,48 @@
-//! batch
+//! `batch`, the batch layer: on every tick brings the batch views up to date from the master dataset.
+//! Knows the master dataset alone; what a tick costs is decided there.
+
+use std::{process::ExitCode, sync::Arc};
+
+use backend_master::Master;
+use http::{Method, StatusCode};
+use shared::{
+    config::{Config, ConfigError},
+    error::{Error, Rejection},
+    event,
+    router::{Request, Response, Router, json},
+    serve,
+};
+
+/// Runs the function until SIGTERM.
+pub fn run() -> ExitCode {
+    serve::run("batch", |config: &Config| {
+        let master =
+            backend_master::open(&config.master_url).map_err(|e| ConfigError::new("MASTER_URL", e))?;
+        Ok(routes(master))
+    })
+}
+
+/// The function's routes over the master dataset.
+#[must_use]
+pub fn routes(master: Arc<dyn Master>) -> Router {
+    let ready = master.clone();
+    Router::new(move || {
+        let master = ready.clone();
+        async move { master.ready().await.map_err(|e| Error::unavailable(&e)) }
+    })
+    .route(Method::POST, "/", move |request| tick(master.clone(), request))
+}
+
+async fn tick(master: Arc<dyn Master>, request: Request) -> Result<Response, Error> {
+    event::from_http(&request.headers, &request.body)?;
+    let full = match request.query.as_str() {
+        "" | "full=false" => false,
+        "full=true" => true,
+        other => {
+            return Err(Rejection::bad_data(format!("`{other}` is no parameter; there is `full=true`")).into());
+        }
+    };
+    let tick = master.tick(full).await.map_err(|e| Error::unavailable(&e))?;
+    tracing::info!(new_users = tick.new_users, users = tick.users, full, "batch views are up to date");
+    Ok(json(StatusCode::OK, &tick))
+}

@@ -1,1 +1,63 @@
-//! count
+//! `count`, the speed layer: counts distinct users as events come.
+//! Knows the views; nothing of the log or of the master dataset.
+
+use std::{process::ExitCode, sync::Arc};
+
+use backend_views::Views;
+use http::{Method, StatusCode};
+use serde_json::json;
+use shared::{
+    config::{Config, ConfigError},
+    error::Error,
+    event,
+    group::GroupCommit,
+    router::{Request, Response, Router, empty, json as answer},
+    serve,
+};
+use uuid::Uuid;
+
+/// Most ids of one commit.
+const GROUP: usize = 1_000;
+
+/// Runs the function until SIGTERM.
+pub fn run() -> ExitCode {
+    serve::run("count", |config: &Config| {
+        let views = backend_views::open(&config.views_url, config.speed_retention)
+            .map_err(|e| ConfigError::new("VIEWS_URL", e))?;
+        Ok(routes(views))
+    })
+}
+
+/// The function's routes over the views. Call it inside a runtime: the group commit works there.
+#[must_use]
+pub fn routes(views: Arc<dyn Views>) -> Router {
+    let (ready, total) = (views.clone(), views.clone());
+    let counts = GroupCommit::new(GROUP, move |ids: Vec<Uuid>| {
+        let (views, count) = (views.clone(), ids.len());
+        async move {
+            views.count(ids).await.map_err(|e| Error::unavailable(&e))?;
+            Ok(vec![(); count])
+        }
+    });
+    Router::new(move || {
+        let views = ready.clone();
+        async move { views.ready().await.map_err(|e| Error::unavailable(&e)) }
+    })
+    .route(Method::POST, "/", move |request| count(counts.clone(), request))
+    .route(Method::GET, "/user/count", move |_| {
+        let views = total.clone();
+        async move {
+            let total = views.total().await.map_err(|e| Error::unavailable(&e))?;
+            Ok(answer(StatusCode::OK, &json!({ "userCount": total })))
+        }
+    })
+}
+
+async fn count(counts: GroupCommit<Uuid, ()>, request: Request) -> Result<Response, Error> {
+    let events = event::from_http(&request.headers, &request.body)?;
+    let ids: Vec<_> = event::users(&events)?.into_iter().map(|user| user.id).collect();
+    if !ids.is_empty() {
+        counts.submit(ids).await?;
+    }
+    Ok(empty(StatusCode::NO_CONTENT))
+}

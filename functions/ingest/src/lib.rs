@@ -1,1 +1,72 @@
-//! ingest
+//! `ingest`: takes users as JSON and CloudEvents, and answers once the log has them durably.
+//! Knows the log; not who reads it.
+
+use std::{process::ExitCode, sync::Arc};
+
+use backend_log::Log;
+use http::{Method, StatusCode};
+use shared::{
+    config::{Config, ConfigError},
+    error::Error,
+    event,
+    group::GroupCommit,
+    record::Record,
+    router::{Request, Response, Router, empty, json},
+    serve,
+    user::User,
+};
+
+/// Most records of one commit.
+const GROUP: usize = 1_000;
+
+/// Runs the function until SIGTERM.
+pub fn run() -> ExitCode {
+    serve::run("ingest", |config: &Config| {
+        let log = backend_log::open(&config.log_url).map_err(|e| ConfigError::new("LOG_URL", e))?;
+        Ok(routes(log, backend_log::topic(&config.log_url)))
+    })
+}
+
+/// The function's routes over a log's topic. Call it inside a runtime: the group commit works there.
+#[must_use]
+pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
+    let ready = log.clone();
+    let appends = GroupCommit::new(GROUP, move |records: Vec<Record>| {
+        let (log, topic, count) = (log.clone(), topic.clone(), records.len());
+        async move {
+            log.append(&topic, records).await.map_err(|e| Error::unavailable(&e))?;
+            Ok(vec![(); count])
+        }
+    });
+    let events = appends.clone();
+    Router::new(move || {
+        let log = ready.clone();
+        async move { log.ready().await.map_err(|e| Error::unavailable(&e)) }
+    })
+    .route(Method::POST, "/user", move |request| user(appends.clone(), request))
+    .route(Method::POST, "/", move |request| cloud_events(events.clone(), request))
+}
+
+async fn user(appends: GroupCommit<Record, ()>, request: Request) -> Result<Response, Error> {
+    let media_type = event::media_type(&request.headers);
+    if media_type != "application/json" {
+        return Err(
+            event::unsupported(format!("send `Content-Type: application/json`, not `{media_type}`")).into()
+        );
+    }
+    let user = User::from_json(&request.body)?;
+    let record = event::to_record(&event::ingested(&user, &request.headers)?, &user);
+    appends.submit(vec![record]).await?;
+    Ok(json(StatusCode::CREATED, &user))
+}
+
+async fn cloud_events(appends: GroupCommit<Record, ()>, request: Request) -> Result<Response, Error> {
+    let events = event::from_http(&request.headers, &request.body)?;
+    let users = event::users(&events)?;
+    let records: Vec<_> =
+        events.iter().zip(&users).map(|(received, user)| event::to_record(&received.event, user)).collect();
+    if !records.is_empty() {
+        appends.submit(records).await?;
+    }
+    Ok(empty(StatusCode::ACCEPTED))
+}

@@ -1,1 +1,159 @@
-//! config
+//! The one configuration of all functions, read once: the environment, then the file that `CONFIG_FILE` names.
+
+use std::{collections::HashMap, fmt, path::Path, time::Duration};
+
+/// What a process exits with when its configuration is wrong (`EX_USAGE` of sysexits).
+pub const EXIT_CONFIG: u8 = 64;
+
+/// A key that is missing or has a value that cannot be used; one line that names it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct ConfigError {
+    /// The key.
+    pub key: String,
+    /// What is wrong and what would be right; never the value of a secret.
+    pub why: String,
+}
+
+impl ConfigError {
+    /// An error for a key.
+    pub fn new(key: &str, why: impl fmt::Display) -> Self {
+        Self { key: key.to_owned(), why: why.to_string() }
+    }
+}
+
+/// What every function is told.
+#[derive(Clone)]
+pub struct Config {
+    /// `PORT`: where HTTP is served.
+    pub port: u16,
+    /// `LOG_URL`: `sqlite:PATH`.
+    pub log_url: String,
+    /// `MASTER_URL`: `sqlite:PATH`.
+    pub master_url: String,
+    /// `VIEWS_URL`: `sqlite:PATH`.
+    pub views_url: String,
+    /// `LOG_LEVEL`: a `tracing` filter.
+    pub log_level: String,
+    /// `METRICS_PORT`: where Prometheus finds metrics, when set.
+    pub metrics_port: Option<u16>,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where traces go, when set.
+    pub otlp_endpoint: Option<String>,
+    /// `SPEED_RETENTION`: how long the speed layer keeps its history; the batch layer serves what is older.
+    pub speed_retention: Duration,
+}
+
+/// How long the speed layer keeps its history unless told otherwise.
+const SPEED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+impl Config {
+    /// Reads keys through `env`; a key that it does not know is looked up in the configuration file.
+    pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let file = read_file(env("CONFIG_FILE").as_deref())?;
+        let get = |key: &str| env(key).or_else(|| file.get(key).cloned()).filter(|value| !value.is_empty());
+        let or = |key: &str, default: &str| get(key).unwrap_or_else(|| default.to_owned());
+        Ok(Self {
+            port: port("PORT", &or("PORT", "8080"))?,
+            log_url: or("LOG_URL", "sqlite:data/log.db"),
+            master_url: or("MASTER_URL", "sqlite:data/master.db"),
+            views_url: or("VIEWS_URL", "sqlite:data/views.db"),
+            log_level: or("LOG_LEVEL", "info"),
+            metrics_port: get("METRICS_PORT").map(|p| port("METRICS_PORT", &p)).transpose()?,
+            otlp_endpoint: get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            speed_retention: match get("SPEED_RETENTION") {
+                Some(text) => duration(&text).ok_or_else(|| {
+                    ConfigError::new(
+                        "SPEED_RETENTION",
+                        format!("`{text}` is no duration like 7d, 12h, 30m or 90s"),
+                    )
+                })?,
+                None => SPEED_RETENTION,
+            },
+        })
+    }
+}
+
+/// Reads `90s`, `30m`, `12h` or `7d`; `None` for anything else, zero included.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    let unit = text.chars().next_back()?;
+    let seconds_per_unit = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return None,
+    };
+    let digits = text.strip_suffix(unit)?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = digits.parse::<u32>().ok().filter(|n| *n > 0)?;
+    u64::from(seconds).checked_mul(seconds_per_unit).map(Duration::from_secs)
+}
+
+fn port(key: &str, text: &str) -> Result<u16, ConfigError> {
+    text.parse().map_err(|_| ConfigError::new(key, format!("`{text}` is no port between 0 and 65535")))
+}
+
+/// The file must be there when it was named, and may be missing when it was not.
+fn read_file(named: Option<&str>) -> Result<HashMap<String, String>, ConfigError> {
+    let path = named.unwrap_or("app.env");
+    if named.is_none() && !Path::new(path).exists() {
+        return Ok(HashMap::new());
+    }
+    let fault = |e: dotenvy::Error| match e {
+        // The line itself may hold a secret.
+        dotenvy::Error::LineParse(_, at) => ConfigError::new(
+            "CONFIG_FILE",
+            format!("{path} has a line that is not KEY=VALUE (at its byte {at})"),
+        ),
+        other => ConfigError::new("CONFIG_FILE", format!("{path}: {other}")),
+    };
+    dotenvy::from_path_iter(path).map_err(fault)?.collect::<Result<_, _>>().map_err(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|key| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn nothing_configured_means_embedded() {
+        let config = read(&[]).unwrap();
+        assert_eq!((config.port, config.log_url.as_str()), (8080, "sqlite:data/log.db"));
+    }
+
+    #[test]
+    fn a_bad_value_names_its_key() {
+        for (key, value) in [
+            ("PORT", "80a"),
+            ("METRICS_PORT", "-1"),
+            ("SPEED_RETENTION", "7"),
+            ("CONFIG_FILE", "/does/not/exist"),
+        ] {
+            assert_eq!(read(&[(key, value)]).err().unwrap().key, key);
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.env");
+        std::fs::write(&file, "PORT=1234\nLOG_LEVEL=debug # loud\n").unwrap();
+        let config = read(&[("CONFIG_FILE", file.to_str().unwrap()), ("PORT", "99")]).unwrap();
+        assert_eq!((config.port, config.log_level.as_str()), (99, "debug"));
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("90s"), Some(Duration::from_secs(90)));
+        assert_eq!(duration("7d"), Some(SPEED_RETENTION));
+        for bad in ["", "7", "d", "0s", "-1s", "1w", "1é", "99999999999d"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}

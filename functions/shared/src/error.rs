@@ -21,10 +21,7 @@ impl Rejection {
 
     /// A rejection with a status of its own.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            detail: detail.into(),
-        }
+        Self { status, detail: detail.into() }
     }
 }
 

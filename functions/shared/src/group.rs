@@ -1,1 +1,133 @@
-//! group
+//! Group commit: all requests that wait at one moment share one commit, and so one fsync.
+//! Knows nothing of what is committed or where.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::Error;
+
+/// Most requests that wait for a commit; one more is told to come again.
+const QUEUE: usize = 20_000;
+
+/// One request's items and where its answer goes.
+type Waiting<I, O> = (Vec<I>, oneshot::Sender<Result<Vec<O>, Error>>);
+
+/// The queue in front of a commit. Clones share it.
+pub struct GroupCommit<I, O> {
+    queue: mpsc::Sender<Waiting<I, O>>,
+}
+
+impl<I, O> Clone for GroupCommit<I, O> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
+    /// Starts the worker that hands groups of about `most` items to `commit`, one group after another.
+    /// `commit` answers one outcome an item, in order, or one error for all. A request is never split.
+    pub fn new<F, C>(most: usize, commit: C) -> Self
+    where
+        C: Fn(Vec<I>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Vec<O>, Error>> + Send + 'static,
+    {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(work(waiting, most, Arc::new(commit)));
+        Self { queue }
+    }
+
+    /// Waits until the items are committed. When the caller gives up waiting they are committed all the same.
+    pub async fn submit(&self, items: Vec<I>) -> Result<Vec<O>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.queue
+            .try_send((items, answer))
+            .map_err(|_| Error::Unavailable("too many requests wait already; send it again later".into()))?;
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Error::Unavailable("the commit was given up; send it again".into())))
+    }
+}
+
+async fn work<I, O, F, C>(mut waiting: mpsc::Receiver<Waiting<I, O>>, most: usize, commit: Arc<C>)
+where
+    C: Fn(Vec<I>) -> F,
+    F: Future<Output = Result<Vec<O>, Error>>,
+{
+    while let Some(first) = waiting.recv().await {
+        // Lets every request that is readable now join this group instead of the next.
+        tokio::task::yield_now().await;
+        let (items, answers) = gather(first, &mut waiting, most);
+        match commit(items).await {
+            Ok(outcomes) => {
+                let mut outcomes = outcomes.into_iter();
+                for (size, answer) in answers {
+                    let _ = answer.send(Ok(outcomes.by_ref().take(size).collect()));
+                }
+            }
+            Err(error) => {
+                for (_, answer) in answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+type Answers<O> = Vec<(usize, oneshot::Sender<Result<Vec<O>, Error>>)>;
+
+fn gather<I, O>(
+    first: Waiting<I, O>,
+    waiting: &mut mpsc::Receiver<Waiting<I, O>>,
+    most: usize,
+) -> (Vec<I>, Answers<O>) {
+    let (mut items, answer) = first;
+    let mut answers = vec![(items.len(), answer)];
+    while items.len() < most {
+        let Ok((more, answer)) = waiting.try_recv() else { break };
+        answers.push((more.len(), answer));
+        items.extend(more);
+    }
+    (items, answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thousand_waiting_requests_share_a_few_commits() {
+        let commits = Arc::new(AtomicUsize::new(0));
+        let seen = commits.clone();
+        let group = GroupCommit::new(1_000, move |items: Vec<usize>| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::task::yield_now().await;
+                Ok(items.into_iter().map(|i| i * 2).collect())
+            }
+        });
+        let requests = (0..1_000).map(|i| {
+            let group = group.clone();
+            tokio::spawn(async move { (i, group.submit(vec![i, i + 1]).await.unwrap()) })
+        });
+        for request in requests.collect::<Vec<_>>() {
+            let (i, doubled) = request.await.unwrap();
+            assert_eq!(doubled, [i * 2, i * 2 + 2]);
+        }
+        assert!(commits.load(Ordering::Relaxed) <= 10);
+    }
+
+    #[tokio::test]
+    async fn one_failed_commit_fails_all_of_its_requests_and_no_later_one() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let group = GroupCommit::new(10, move |items: Vec<u8>| {
+            let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { if first { Err(Error::Unavailable("away".into())) } else { Ok(items) } }
+        });
+        let (a, b) = tokio::join!(group.submit(vec![1]), group.submit(vec![2]));
+        assert!(a.is_err() && b.is_err());
+        assert_eq!(group.submit(vec![3]).await.unwrap(), [3]);
+    }
+}

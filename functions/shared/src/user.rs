@@ -33,8 +33,8 @@ impl User {
                 "the user must be JSON like {{\"id\": \"<UUID>\", \"name\": \"<text>\"}}: {e}"
             ))
         })?;
-        let id = Uuid::parse_str(&raw.id)
-            .map_err(|e| Rejection::bad_data(format!("`id` must be a UUID: {e}")))?;
+        let id =
+            Uuid::parse_str(&raw.id).map_err(|e| Rejection::bad_data(format!("`id` must be a UUID: {e}")))?;
         check_name(&raw.name)?;
         Ok(Self { id, name: raw.name })
     }
@@ -86,22 +86,14 @@ mod tests {
             format!("urn:uuid:{ID}"),
         ] {
             let user = parse(&format!(r#"{{"id":"{form}","name":"a"}}"#)).unwrap();
-            assert_eq!(
-                user.to_json(),
-                format!(r#"{{"id":"{ID}","name":"a"}}"#).into_bytes()
-            );
+            assert_eq!(user.to_json(), format!(r#"{{"id":"{ID}","name":"a"}}"#).into_bytes());
         }
     }
 
     #[test]
     fn name_length_counts_characters_not_bytes() {
         let name = "😀".repeat(LONGEST_NAME);
-        assert_eq!(
-            parse(&format!(r#"{{"id":"{ID}","name":"{name}"}}"#))
-                .unwrap()
-                .name,
-            name
-        );
+        assert_eq!(parse(&format!(r#"{{"id":"{ID}","name":"{name}"}}"#)).unwrap().name, name);
         assert!(parse(&format!(r#"{{"id":"{ID}","name":"{name}x"}}"#)).is_err());
     }
 
@@ -111,10 +103,7 @@ mod tests {
             (r#"{"name":"a"}"#.to_owned(), "`id`"),
             (format!(r#"{{"id":"{ID}"}}"#), "`name`"),
             (format!(r#"{{"id":"{ID}","name":"a","age":3}}"#), "`age`"),
-            (
-                format!(r#"{{"id":"{ID}","name":"a","name":"b"}}"#),
-                "`name`",
-            ),
+            (format!(r#"{{"id":"{ID}","name":"a","name":"b"}}"#), "`name`"),
             (format!(r#"{{"id":"{ID}","name":""}}"#), "empty"),
             (format!(r#"{{"id":"{ID}","name":"a\u0000"}}"#), "control"),
             (format!(r#"{{"id":"{ID}","name":"\ud800"}}"#), "JSON"),

@@ -1,1 +1,69 @@
-//! store
+//! `store`: keeps every user as it came in the master dataset; the first one of an id wins.
+//! Knows the master dataset; nothing of the log or of the views.
+
+use std::{process::ExitCode, sync::Arc};
+
+use backend_master::{Master, Stored};
+use http::{Method, StatusCode};
+use shared::{
+    config::{Config, ConfigError},
+    error::{Error, Rejection},
+    event,
+    group::GroupCommit,
+    router::{Request, Response, Router, empty},
+    serve,
+    user::User,
+};
+
+/// Most users of one commit.
+const GROUP: usize = 1_000;
+
+/// Runs the function until SIGTERM.
+pub fn run() -> ExitCode {
+    serve::run("store", |config: &Config| {
+        let master =
+            backend_master::open(&config.master_url).map_err(|e| ConfigError::new("MASTER_URL", e))?;
+        Ok(routes(master))
+    })
+}
+
+/// The function's routes over the master dataset. Call it inside a runtime: the group commit works there.
+#[must_use]
+pub fn routes(master: Arc<dyn Master>) -> Router {
+    let ready = master.clone();
+    let stores = GroupCommit::new(GROUP, move |users: Vec<User>| {
+        let master = master.clone();
+        async move { master.store(users).await.map_err(|e| Error::unavailable(&e)) }
+    });
+    Router::new(move || {
+        let master = ready.clone();
+        async move { master.ready().await.map_err(|e| Error::unavailable(&e)) }
+    })
+    .route(Method::POST, "/", move |request| store(stores.clone(), request))
+}
+
+async fn store(stores: GroupCommit<User, Stored>, request: Request) -> Result<Response, Error> {
+    let events = event::from_http(&request.headers, &request.body)?;
+    let users = event::users(&events)?;
+    if users.is_empty() {
+        return Ok(empty(StatusCode::NO_CONTENT));
+    }
+    let outcomes = stores.submit(users.clone()).await?;
+    for (index, (user, outcome)) in users.iter().zip(outcomes).enumerate() {
+        if let Stored::Conflict { kept } = outcome {
+            return Err(event::at_index(conflict(user, &kept), index, users.len()).into());
+        }
+    }
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// 422 and not 409: a 409 is retried, and this can never succeed.
+fn conflict(user: &User, kept: &str) -> Rejection {
+    Rejection::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        format!(
+            "the user {} is stored with the name {kept:?} already, which stays; {:?} needs an id of its own",
+            user.id, user.name
+        ),
+    )
+}

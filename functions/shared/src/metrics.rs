@@ -1,0 +1,57 @@
+//! Counters and times in Prometheus' form, served at `/metrics` of `METRICS_PORT`.
+
+use std::{sync::LazyLock, time::Duration};
+
+use http::{Method, StatusCode};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::{
+    error::Error,
+    router::{Router, answer},
+};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    method: String,
+    status: u16,
+}
+
+struct Metrics {
+    registry: Registry,
+    requests: Family<Labels, Counter>,
+    seconds: Histogram,
+}
+
+/// One set a process: a function's process serves one function.
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    let mut registry = Registry::default();
+    let requests = Family::<Labels, Counter>::default();
+    let seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+    registry.register("http_requests", "Requests answered", requests.clone());
+    registry.register("http_request_duration_seconds", "Time from headers to answer", seconds.clone());
+    Metrics { registry, requests, seconds }
+});
+
+/// Counts an answered request.
+pub fn answered(method: &Method, status: StatusCode, took: Duration) {
+    let labels = Labels { method: method.as_str().to_owned(), status: status.as_u16() };
+    METRICS.requests.get_or_create(&labels).inc();
+    METRICS.seconds.observe(took.as_secs_f64());
+}
+
+/// `GET /metrics`.
+pub fn router() -> Router {
+    Router::new(|| async { Ok(()) }).route(Method::GET, "/metrics", |_| async {
+        let mut text = String::new();
+        encode(&mut text, &METRICS.registry).map_err(|e| Error::unavailable(&e))?;
+        Ok(answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))
+    })
+}

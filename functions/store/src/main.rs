@@ -1,0 +1,7 @@
+//! The function as a program of its own: what its image runs.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    store::run()
+}
