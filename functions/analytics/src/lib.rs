@@ -1,1 +1,95 @@
-//! `analytics`: answers from both layers.
+//! `analytics`: answers from both layers, the batch layer's longest name and both histories of the number of users.
+//! Knows the views and the master dataset; computes nothing that grows with the data.
+
+mod dashboard;
+mod merge;
+mod query;
+
+use std::{process::ExitCode, sync::Arc};
+
+use backend_master::Master;
+use backend_views::Views;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde::Serialize;
+use shared::{
+    config::{Config, ConfigError},
+    error::Error,
+    history::Point,
+    router::{Request, Response, Router, json},
+    serve,
+    user::User,
+};
+
+use crate::query::Query;
+
+/// Runs the function until SIGTERM.
+pub fn run() -> ExitCode {
+    serve::run("analytics", |config: &Config| {
+        let views = backend_views::open(&config.views_url, config.speed_retention)
+            .map_err(|e| ConfigError::new("VIEWS_URL", e))?;
+        let master =
+            backend_master::open(&config.master_url).map_err(|e| ConfigError::new("MASTER_URL", e))?;
+        Ok(routes(views, master))
+    })
+}
+
+/// The function's routes over both layers.
+#[must_use]
+pub fn routes(views: Arc<dyn Views>, master: Arc<dyn Master>) -> Router {
+    let ready = (views.clone(), master.clone());
+    Router::new(move || {
+        let (views, master) = ready.clone();
+        async move {
+            views.ready().await.map_err(|e| Error::unavailable(&e))?;
+            master.ready().await.map_err(|e| Error::unavailable(&e))
+        }
+    })
+    .route(Method::GET, "/analytics", move |request| {
+        let (views, master) = (views.clone(), master.clone());
+        async move { analytics(&*views, &*master, &request).await }
+    })
+    .route(Method::GET, "/", |_| async { Ok(dashboard::page()) })
+}
+
+/// The answer of `GET /analytics`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Analytics {
+    longest_name_user: Option<User>,
+    user_count: Vec<Row>,
+}
+
+/// A point of the history as it is answered.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    id: uuid::Uuid,
+    time: String,
+    user_count: u64,
+}
+
+impl From<Point> for Row {
+    fn from(point: Point) -> Self {
+        let time = point.time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        Self { id: point.id, time, user_count: point.user_count }
+    }
+}
+
+async fn analytics(views: &dyn Views, master: &dyn Master, request: &Request) -> Result<Response, Error> {
+    let query = Query::parse(&request.query)?;
+    let longest_name_user = master.longest().await.map_err(|e| Error::unavailable(&e))?;
+    // One more than asked for tells whether there are older ones; another may fall away where two layers share a step.
+    let mut window = query.window;
+    window.limit += 2;
+    let mut points = merge::newest_first(views, master, window).await?;
+    let older = points.len() > query.window.limit;
+    points.truncate(query.window.limit);
+    let link = points.last().filter(|_| older).map(|oldest| query.before(oldest));
+    let user_count = points.into_iter().rev().map(Row::from).collect();
+    let mut response = json(StatusCode::OK, &Analytics { longest_name_user, user_count });
+    if let Some(link) = link.and_then(|query| HeaderValue::try_from(format!("<?{query}>; rel=\"prev\"")).ok())
+    {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}

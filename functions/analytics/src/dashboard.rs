@@ -1,0 +1,9 @@
+//! The dashboard: one static page that asks `analytics` of the same place every few seconds.
+
+use http::StatusCode;
+use shared::router::{Response, answer};
+
+/// The page; its only request is relative, so it works behind any prefix.
+pub fn page() -> Response {
+    answer(StatusCode::OK, "text/html; charset=utf-8", include_str!("dashboard.html"))
+}

@@ -1,0 +1,150 @@
+//! The parameters of `GET /analytics`.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use shared::{
+    config::duration,
+    error::Rejection,
+    history::{Point, Window},
+};
+
+/// Points of one answer unless told otherwise.
+const DEFAULT_LIMIT: usize = 1_000;
+/// Most points of one answer.
+const MOST: usize = 10_000;
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Which points; `limit` is what was asked for.
+    pub window: Window,
+    /// `step` as it was written.
+    step: Option<String>,
+}
+
+impl Query {
+    /// Reads a query string; a rejection names the parameter that is wrong.
+    pub fn parse(query: &str) -> Result<Self, Rejection> {
+        let mut window = Window { limit: DEFAULT_LIMIT, ..Window::default() };
+        let mut step = None;
+        let mut seen = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            if seen.contains(&name) {
+                return Err(bad(&name, "is given more than once"));
+            }
+            match &*name {
+                "from" => window.from = Some(time("from", &value)?),
+                "to" => window.to = Some(time("to", &value)?),
+                "limit" => window.limit = limit(&value)?,
+                "before" => {
+                    window.below = Some(value.parse().map_err(|_| bad("before", "must be a userCount"))?)
+                }
+                "step" => {
+                    let length = duration(&value)
+                        .ok_or_else(|| bad("step", "must be a duration like 30s, 1m, 1h or 1d"))?;
+                    window.step_s = i64::try_from(length.as_secs()).ok();
+                    step = Some(value.into_owned());
+                }
+                _ => return Err(bad(&name, "is unknown; there are from, to, limit, step and before")),
+            }
+            seen.push(name);
+        }
+        if let (Some(from), Some(to)) = (window.from, window.to)
+            && from >= to
+        {
+            return Err(bad("to", "must be later than `from`"));
+        }
+        Ok(Self { window, step })
+    }
+
+    /// The query string of the page that ends before a point.
+    pub fn before(&self, oldest: &Point) -> String {
+        // What is left of the point's step is not another step.
+        let step_start = self.window.step_s.and_then(|s| {
+            let seconds = oldest.time.timestamp();
+            DateTime::from_timestamp(seconds - seconds.rem_euclid(s), 0)
+        });
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in [("from", self.window.from), ("to", step_start.or(self.window.to))] {
+            if let Some(value) = value {
+                query.append_pair(name, &value.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+            }
+        }
+        if let Some(step) = &self.step {
+            query.append_pair("step", step);
+        }
+        query.append_pair("limit", &self.window.limit.to_string());
+        if step_start.is_none() {
+            query.append_pair("before", &oldest.user_count.to_string());
+        }
+        query.finish()
+    }
+}
+
+fn time(name: &str, value: &str) -> Result<DateTime<Utc>, Rejection> {
+    // A `+` that was not encoded arrives as a space.
+    let time = DateTime::parse_from_rfc3339(&value.replace(' ', "+"));
+    time.map(|t| t.with_timezone(&Utc))
+        .map_err(|_| bad(name, "must be a time of RFC 3339 like 2022-05-14T16:57:40Z"))
+}
+
+fn limit(value: &str) -> Result<usize, Rejection> {
+    let limit = value.parse().ok().filter(|n| (1..=MOST).contains(n));
+    limit.ok_or_else(|| bad("limit", &format!("must be a number from 1 to {MOST}")))
+}
+
+fn bad(name: &str, why: &str) -> Rejection {
+    Rejection::bad_data(format!("the parameter `{name}` {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_parameter_is_named() {
+        for (query, name) in [
+            ("from=yesterday", "`from`"),
+            ("to=2022-05-14", "`to`"),
+            ("from=2022-05-14T00:00:00Z&to=2022-05-14T00:00:00Z", "`to`"),
+            ("limit=0", "`limit`"),
+            ("limit=10001", "`limit`"),
+            ("limit=-1", "`limit`"),
+            ("limit=", "`limit`"),
+            ("step=1", "`step`"),
+            ("step=0m", "`step`"),
+            ("before=x", "`before`"),
+            ("limit=1&limit=2", "`limit`"),
+            ("color=red", "`color`"),
+        ] {
+            let fault = Query::parse(query).unwrap_err().to_string();
+            assert!(fault.contains(name), "{query}: {fault}");
+        }
+    }
+
+    fn point(time: &str, user_count: u64) -> Point {
+        Point { id: uuid::Uuid::nil(), time: time.parse().unwrap(), user_count }
+    }
+
+    #[test]
+    fn the_link_to_the_page_before_keeps_the_other_parameters() {
+        let query = Query::parse("from=2022-05-14T16:57:40%2B02:00&limit=7").unwrap();
+        let again = Query::parse(&query.before(&point("2022-05-14T18:00:01Z", 12))).unwrap();
+        assert_eq!(again.window, Window { below: Some(12), ..query.window });
+    }
+
+    #[test]
+    fn the_page_before_a_step_ends_where_the_step_begins() {
+        let query = Query::parse("step=1h&before=99").unwrap();
+        let again = Query::parse(&query.before(&point("2022-05-14T18:00:01Z", 12))).unwrap();
+        let to = "2022-05-14T18:00:00Z".parse().ok();
+        assert_eq!(again.window, Window { to, below: None, ..query.window });
+    }
+
+    #[test]
+    fn a_zone_is_understood_also_with_a_bare_plus() {
+        for text in ["2022-05-14T16:57:40+02:00", "2022-05-14T16:57:40%2B02:00", "2022-05-14T14:57:40Z"] {
+            let query = Query::parse(&format!("from={text}")).unwrap();
+            assert_eq!(query.window.from.unwrap().to_rfc3339(), "2022-05-14T14:57:40+00:00");
+        }
+    }
+}
