@@ -43,20 +43,25 @@ pub struct Config {
     pub speed_retention: Duration,
 }
 
+/// The folder of everything embedded, unless told otherwise.
+pub const DATA: &str = "data";
+
 /// How long the speed layer keeps its history unless told otherwise.
 const SPEED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Config {
     /// Reads keys through `env`; a key that it does not know is looked up in the configuration file.
-    pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    /// What is embedded by default lies in the folder `data`.
+    pub fn read(env: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
         let file = read_file(env("CONFIG_FILE").as_deref())?;
         let get = |key: &str| env(key).or_else(|| file.get(key).cloned()).filter(|value| !value.is_empty());
         let or = |key: &str, default: &str| get(key).unwrap_or_else(|| default.to_owned());
+        let embedded = |name: &str| format!("sqlite:{}", data.join(name).display());
         Ok(Self {
             port: port("PORT", &or("PORT", "8080"))?,
-            log_url: or("LOG_URL", "sqlite:data/log.db"),
-            master_url: or("MASTER_URL", "sqlite:data/master.db"),
-            views_url: or("VIEWS_URL", "sqlite:data/views.db"),
+            log_url: or("LOG_URL", &embedded("log.db")),
+            master_url: or("MASTER_URL", &embedded("master.db")),
+            views_url: or("VIEWS_URL", &embedded("views.db")),
             log_level: or("LOG_LEVEL", "info"),
             metrics_port: get("METRICS_PORT").map(|p| port("METRICS_PORT", &p)).transpose()?,
             otlp_endpoint: get("OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -118,7 +123,8 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::read(|key| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned()))
+        let env = |key: &str| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned());
+        Config::read(env, Path::new(DATA))
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! Knows no route and no backend.
 
 use std::{
-    convert::Infallible, future::Future, io, net::Ipv4Addr, process::ExitCode, sync::Arc, time::Duration,
+    convert::Infallible, future::Future, io, net::Ipv4Addr, path::Path, process::ExitCode, sync::Arc,
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -24,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, ConfigError, EXIT_CONFIG},
+    config::{Config, ConfigError, DATA, EXIT_CONFIG},
     event, metrics,
     router::{Request, Response, Router, problem},
     telemetry,
@@ -69,7 +70,7 @@ async fn function(
     name: &'static str,
     open: impl FnOnce(&Config) -> Result<Router, ConfigError>,
 ) -> Result<(), Stop> {
-    let config = Config::read(|key| std::env::var(key).ok()).map_err(Stop::Config)?;
+    let config = Config::read(|key| std::env::var(key).ok(), Path::new(DATA)).map_err(Stop::Config)?;
     let telemetry = telemetry::start(name, &config).map_err(Stop::Config)?;
     let router = open(&config).map_err(Stop::Config)?;
     let listener = listen(config.port).await.map_err(Stop::Io)?;

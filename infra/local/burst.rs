@@ -1,0 +1,239 @@
+//! `burst`: posts many new users at once and waits until analytics counts each of them exactly once.
+//! Knows the system by its routes alone.
+
+pub mod names;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use hyper::StatusCode;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::client::Client;
+
+/// How long a request is repeated that is refused or gets no answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long analytics may take to become exact.
+const SETTLE: Duration = Duration::from_secs(300);
+/// How often is looked whether something changed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What to post.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Burst {
+    /// How many new users to post
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub users: u32,
+    /// How many connections post at once
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: u32,
+    /// Each user is sent 1 to this many times
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repeats: u32,
+}
+
+/// Most replicas that were seen of each function.
+type Replicas = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// Posts to the gateway at `address`, prints what was seen, and fails unless analytics becomes exact.
+pub async fn run(address: SocketAddr, burst: Burst) -> anyhow::Result<()> {
+    let before = settled(address).await?;
+    let replicas = Replicas::default();
+    let watch = tokio::spawn(watch_replicas(address, replicas.clone()));
+    let started = Instant::now();
+    let posted = post(address, burst).await?;
+    let acknowledged = Instant::now();
+    posted.print();
+    let expected = before + u64::from(burst.users);
+    let exact = until_exact(address, expected).await;
+    let exact_at = Instant::now();
+    watch.abort();
+    let seen: Vec<_> =
+        lock(&replicas).iter().map(|(name, most)| format!("{name} {most}")).collect();
+    println!("replicas at most   {}", seen.join(", "));
+    exact?;
+    println!(
+        "analytics exact    {expected} users, {:.2} s after the last answer, {:.2} s after the first request",
+        (exact_at - acknowledged).as_secs_f64(),
+        (exact_at - started).as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// What came of posting.
+struct Posted {
+    latencies: Histogram<u64>,
+    repeated: usize,
+    took: Duration,
+}
+
+impl Posted {
+    fn print(&self) {
+        let requests = self.latencies.len();
+        let rate = requests as f64 / self.took.as_secs_f64();
+        println!("acknowledged       {requests} requests in {:.2} s, {rate:.0}/s", self.took.as_secs_f64());
+        let ms = |quantile| self.latencies.value_at_quantile(quantile) as f64 / 1_000.0;
+        println!(
+            "latency            p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
+            ms(0.5),
+            ms(0.9),
+            ms(0.99),
+            self.latencies.max() as f64 / 1_000.0
+        );
+        if self.repeated > 0 {
+            println!("sent again         {} requests that were refused or got no answer", self.repeated);
+        }
+    }
+}
+
+async fn post(address: SocketAddr, burst: Burst) -> anyhow::Result<Posted> {
+    let bodies = Arc::new(bodies(burst));
+    let style = "{bar:40} {pos}/{len} {per_sec} {eta}";
+    let bar = ProgressBar::new(bodies.len() as u64).with_style(ProgressStyle::with_template(style)?);
+    let next = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let clients: Vec<_> = (0..burst.concurrency)
+        .map(|_| tokio::spawn(client(address, bodies.clone(), next.clone(), bar.clone())))
+        .collect();
+    let mut posted = Posted { latencies: histogram()?, repeated: 0, took: Duration::ZERO };
+    for client in clients {
+        let (latencies, repeated) = client.await??;
+        posted.latencies.add(latencies)?;
+        posted.repeated += repeated;
+    }
+    posted.took = started.elapsed();
+    bar.finish_and_clear();
+    Ok(posted)
+}
+
+/// Each user as often as it is to be sent; the repeats come later than the first ones, as they do in life.
+fn bodies(burst: Burst) -> Vec<Bytes> {
+    let users: Vec<Bytes> = (0..burst.users as usize).map(|n| names::user(n).to_json().into()).collect();
+    let mut bodies = users.clone();
+    for round in 1..burst.repeats as usize {
+        bodies.extend(users.iter().enumerate().filter(|(n, _)| n % burst.repeats as usize >= round).map(|(_, b)| b.clone()));
+    }
+    bodies
+}
+
+/// Posts what is next until nothing is left; answers the latencies and how many requests had to be sent again.
+async fn client(
+    address: SocketAddr,
+    bodies: Arc<Vec<Bytes>>,
+    next: Arc<AtomicUsize>,
+    bar: ProgressBar,
+) -> anyhow::Result<(Histogram<u64>, usize)> {
+    let mut client = Client::new(address);
+    let (mut latencies, mut repeated) = (histogram()?, 0);
+    while let Some(body) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let started = Instant::now();
+        loop {
+            let refusal = match client.post_json("/ingress/user", body.clone()).await {
+                Ok(answer) if answer.status() == StatusCode::CREATED => break,
+                Ok(answer) if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS => {
+                    bail!("a user was rejected: {}", String::from_utf8_lossy(answer.body()))
+                }
+                Ok(answer) => answer.status().to_string(),
+                Err(error) => error.to_string(),
+            };
+            if started.elapsed() > PATIENCE {
+                bail!("a user was not acknowledged in {PATIENCE:?}; the last answer was: {refusal}");
+            }
+            repeated += 1;
+            sleep(LOOK).await;
+        }
+        latencies.saturating_record(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+        bar.inc(1);
+    }
+    Ok((latencies, repeated))
+}
+
+/// Latencies in microseconds, to three digits.
+fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, PATIENCE.as_micros() as u64 * 2, 3)?)
+}
+
+/// The number of users once all that was ingested earlier is processed.
+async fn settled(address: SocketAddr) -> anyhow::Result<u64> {
+    let mut client = Client::new(address);
+    let started = Instant::now();
+    loop {
+        let status = json(&mut client, "/status").await.with_context(|| format!("nothing answers at {address}"))?;
+        let lag: i64 = items(&status, "arrows").filter_map(|arrow| arrow["lag"].as_i64()).sum();
+        if lag == 0 {
+            return count(&mut client).await;
+        }
+        if started.elapsed() > SETTLE {
+            bail!("{lag} earlier events are still not processed");
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn until_exact(address: SocketAddr, expected: u64) -> anyhow::Result<()> {
+    let mut client = Client::new(address);
+    let started = Instant::now();
+    loop {
+        let count = count(&mut client).await?;
+        if count == expected {
+            // One more than expected would come a moment later.
+            return match settled(address).await? {
+                settled if settled == expected => Ok(()),
+                settled => bail!("analytics counts {settled} users, {expected} were acknowledged"),
+            };
+        }
+        if count > expected || started.elapsed() > SETTLE {
+            bail!("analytics counts {count} users, {expected} were acknowledged");
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn count(client: &mut Client) -> anyhow::Result<u64> {
+    let analytics = json(client, "/service-analytics/analytics?limit=1").await?;
+    Ok(analytics["userCount"][0]["userCount"].as_u64().unwrap_or(0))
+}
+
+async fn watch_replicas(address: SocketAddr, most: Replicas) {
+    let mut client = Client::new(address);
+    loop {
+        if let Ok(status) = json(&mut client, "/status").await {
+            for function in items(&status, "functions") {
+                let replicas = function["replicas"].as_array().map_or(0, Vec::len);
+                let name = function["name"].as_str().unwrap_or_default().to_owned();
+                let mut most = lock(&most);
+                let seen = most.entry(name).or_default();
+                *seen = replicas.max(*seen);
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn json(client: &mut Client, path: &str) -> anyhow::Result<Value> {
+    let answer = client.get(path).await?;
+    if !answer.status().is_success() {
+        bail!("GET {path}: {} {}", answer.status(), String::from_utf8_lossy(answer.body()));
+    }
+    Ok(serde_json::from_slice(answer.body())?)
+}
+
+fn items<'a>(status: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    status[name].as_array().into_iter().flatten()
+}
+
+fn lock(replicas: &Replicas) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
+    replicas.lock().unwrap_or_else(PoisonError::into_inner)
+}

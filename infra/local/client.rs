@@ -1,0 +1,85 @@
+//! A small HTTP client: one keep-alive connection, one request at a time.
+//! Knows no retry; whoever sends decides what a failure means.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, client::conn::http1::SendRequest, header::HOST};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens there, or the connection broke.
+    #[error("no connection")]
+    Io(#[from] std::io::Error),
+    /// The connection broke, or what came back is no HTTP.
+    #[error("no answer")]
+    Http(#[from] hyper::Error),
+    /// The request itself cannot be written.
+    #[error("no such request")]
+    Request(#[from] http::Error),
+}
+
+/// A connection that is opened when first needed, and again when it broke.
+pub struct Client {
+    address: SocketAddr,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// A client of a server; connects when first used.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, sender: None }
+    }
+
+    /// `GET path`.
+    pub async fn get(&mut self, path: &str) -> Result<Response<Bytes>, ClientError> {
+        self.send(Request::get(path).body(Bytes::new())?).await
+    }
+
+    /// `POST path` with a JSON body.
+    pub async fn post_json(&mut self, path: &str, body: impl Into<Bytes>) -> Result<Response<Bytes>, ClientError> {
+        self.send(Request::post(path).header("content-type", "application/json").body(body.into())?).await
+    }
+
+    /// Sends a request whose URI is a path, and reads the whole answer.
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
+        let answer = self.try_send(request).await;
+        if answer.is_err() {
+            self.sender = None;
+        }
+        answer
+    }
+
+    async fn try_send(&mut self, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
+        let mut request = request.map(Full::new);
+        if !request.headers().contains_key(HOST)
+            && let Ok(host) = self.address.to_string().try_into()
+        {
+            request.headers_mut().insert(HOST, host);
+        }
+        let (head, body) = self.sender().await?.send_request(request).await?.into_parts();
+        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+    }
+
+    async fn sender(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, ClientError> {
+        let open = match self.sender.take() {
+            Some(mut sender) if sender.ready().await.is_ok() => sender,
+            _ => connect(self.address).await?,
+        };
+        Ok(self.sender.insert(open))
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with an error when the server goes away; the request under way gets that error too.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
