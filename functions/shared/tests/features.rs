@@ -1,0 +1,72 @@
+//! CloudEvents' own scenarios for its HTTP binding, run from where the project's shared data lies; says so where not.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use bytes::Bytes;
+use cucumber::{World as _, gherkin::Step, given, then, when};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use shared::event::{Received, from_http};
+
+#[derive(Debug, Default, cucumber::World)]
+struct World {
+    headers: HeaderMap,
+    body: Bytes,
+    received: Option<Received>,
+}
+
+#[given("HTTP Protocol Binding is supported")]
+fn supported(_: &mut World) {}
+
+#[given("an HTTP request")]
+fn request(world: &mut World, step: &Step) {
+    let text = step.docstring().unwrap().trim_start();
+    let (head, body) = text.split_once("\n\n").unwrap();
+    for line in head.lines().skip(1) {
+        let (name, value) = line.split_once(':').unwrap();
+        world.headers.insert(
+            HeaderName::try_from(name.trim()).unwrap(),
+            HeaderValue::try_from(value.trim()).unwrap(),
+        );
+    }
+    world.body = Bytes::from(body.to_owned());
+}
+
+#[when("parsed as HTTP request")]
+fn parsed(world: &mut World) {
+    let mut events = from_http(&world.headers, &world.body).unwrap();
+    assert_eq!(events.len(), 1);
+    world.received = events.pop();
+}
+
+#[then("the attributes are:")]
+fn attributes(world: &mut World, step: &Step) {
+    let event = &world.received.as_ref().unwrap().event;
+    for row in &step.table.as_ref().unwrap().rows[1..] {
+        let (_, value) = event.iter().find(|(name, _)| *name == row[0]).unwrap();
+        let (is, should) = (value.to_string(), row[1].clone());
+        let time = |text: &str| chrono::DateTime::parse_from_rfc3339(text).ok();
+        assert!(is == should || (time(&is).is_some() && time(&is) == time(&should)), "{is} is not {should}");
+    }
+}
+
+#[then("the data is equal to the following JSON:")]
+fn data(world: &mut World, step: &Step) {
+    let is: Value = serde_json::from_slice(&world.received.as_ref().unwrap().data).unwrap();
+    let should: Value = serde_json::from_str(step.docstring().unwrap()).unwrap();
+    assert_eq!(is, should);
+}
+
+#[tokio::test]
+async fn cloud_events_own_scenarios_for_http_pass() {
+    let features = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/schemas/cloudevents/features/http-protocol-binding.feature");
+    if !features.exists() {
+        eprintln!("not run: {} is not there", features.display());
+        return;
+    }
+    let ran = World::cucumber().fail_on_skipped().with_default_cli().run(features).await;
+    let steps = cucumber::writer::Stats::<World>::passed_steps(&ran);
+    assert!(!cucumber::writer::Stats::<World>::execution_has_failed(&ran) && steps == 20, "{steps} steps passed");
+}
