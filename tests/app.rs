@@ -1,0 +1,207 @@
+//! The harness: one runtime in one temporary folder, on a port of its own; it is killed when the test ends.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hyper::{Request, Response, StatusCode};
+use lambda_architecture::client::{Client, ClientError};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lambda-architecture");
+/// How long `eventually` waits; far more than is needed, since machines are noisy.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A running system.
+pub struct App {
+    pub address: SocketAddr,
+    pub data: TempDir,
+    runtime: Child,
+    client: Client,
+}
+
+impl App {
+    /// Starts the system on nothing.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts the system on nothing, with more arguments.
+    pub async fn start_with(args: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (runtime, address) = spawn(data.path(), args);
+        Self { address, data, runtime, client: Client::new(address) }
+    }
+
+    /// SIGKILLs the runtime and starts it again on the same data.
+    pub fn kill_and_restart(&mut self) {
+        self.runtime.kill().unwrap();
+        self.runtime.wait().unwrap();
+        self.restart();
+    }
+
+    /// Starts the runtime again, which has ended.
+    pub fn restart(&mut self) {
+        (self.runtime, self.address) = spawn(self.data.path(), &[]);
+        self.client = Client::new(self.address);
+    }
+
+    /// The runtime's process id.
+    pub fn pid(&self) -> u32 {
+        self.runtime.id()
+    }
+
+    /// Sends SIGTERM and waits for the end; answers the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        signal(self.pid(), Signal::TERM);
+        self.runtime.wait().unwrap().code()
+    }
+
+    /// Runs the program with a subcommand on the same data and address.
+    pub fn command(&self, args: &[&str]) -> Output {
+        let listen = self.address.to_string();
+        program(self.data.path(), &listen).args(args).output().unwrap()
+    }
+
+    /// Sends a request whose URI is a path.
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
+        self.client.send(request).await
+    }
+
+    /// Posts JSON.
+    pub async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> Response<Bytes> {
+        self.client.post_json(path, body).await.unwrap()
+    }
+
+    /// Posts a user as people do, and expects it to be acknowledged.
+    pub async fn post_user(&mut self, id: Uuid, name: &str) {
+        let answer = self.post("/ingress/user", json!({ "id": id, "name": name }).to_string()).await;
+        assert_eq!(answer.status(), StatusCode::CREATED, "{:?}", answer.body());
+        let echoed: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(echoed, json!({ "id": id, "name": name }));
+    }
+
+    /// `GET path`, which must answer 200 with JSON.
+    pub async fn get(&mut self, path: &str) -> Value {
+        let answer = self.client.get(path).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}: {:?}", answer.body());
+        serde_json::from_slice(answer.body()).unwrap()
+    }
+
+    /// `GET /analytics`.
+    pub async fn analytics(&mut self) -> Value {
+        self.get("/service-analytics/analytics").await
+    }
+
+    /// The newest number of users that analytics knows.
+    pub async fn user_count(&mut self) -> u64 {
+        let analytics = self.get("/service-analytics/analytics?limit=1").await;
+        analytics["userCount"][0]["userCount"].as_u64().unwrap_or(0)
+    }
+
+    /// Runs the batch layer as its PingSource does; answers its summary.
+    pub async fn tick(&mut self, query: &str) -> Value {
+        let event = Request::post(format!("/function/batch/{query}"))
+            .header("ce-specversion", "1.0")
+            .header("ce-type", "dev.knative.sources.ping")
+            .header("ce-source", "/apis/v1/namespaces/default/pingsources/minute-to-batch")
+            .header("ce-id", Uuid::new_v4().to_string())
+            .header("content-type", "application/json")
+            .body(Bytes::from_static(b"{}"))
+            .unwrap();
+        let answer = self.send(event).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{:?}", answer.body());
+        serde_json::from_slice(answer.body()).unwrap()
+    }
+
+    /// What `/status` says of a function.
+    pub async fn function(&mut self, name: &str) -> Value {
+        let status = self.get("/status").await;
+        let functions = status["functions"].as_array().unwrap().clone();
+        functions.into_iter().find(|f| f["name"] == name).unwrap()
+    }
+
+    /// The process ids of all running functions.
+    pub async fn function_pids(&mut self) -> Vec<u32> {
+        let status = self.get("/status").await;
+        let replicas = status["functions"].as_array().unwrap().iter().flat_map(|f| f["replicas"].as_array().unwrap());
+        replicas.filter_map(|r| r["pid"].as_u64()).map(|pid| u32::try_from(pid).unwrap()).collect()
+    }
+
+    /// Waits until all that was ingested is processed by both layers, tick included.
+    pub async fn settle(&mut self) {
+        self.eventually("nothing is left to process", async |app| {
+            let status = app.get("/status").await;
+            status["arrows"].as_array().unwrap().iter().all(|arrow| arrow["lag"].as_i64().unwrap_or(0) == 0)
+        })
+        .await;
+        self.tick("").await;
+    }
+
+    /// Waits until the condition holds, and fails when it never does.
+    pub async fn eventually(&mut self, what: &str, mut condition: impl AsyncFnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !condition(self).await {
+            assert!(Instant::now() < deadline, "never came true: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.runtime.kill();
+        let _ = self.runtime.wait();
+    }
+}
+
+/// Whether a process of that id still runs.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A process that ended and was not waited for yet is a zombie.
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+}
+
+/// Sends a signal; a process that ended in the meantime is fine.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let _ = kill_process(pid, signal);
+}
+
+/// The program on a folder and an address, with nothing else configured, from the project's root.
+pub fn program(data: &Path, listen: &str) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--listen").arg(listen).arg("--data").arg(data);
+    for key in ["LOG_URL", "MASTER_URL", "VIEWS_URL", "CONFIG_FILE", "PORT", "METRICS_PORT"] {
+        command.env_remove(key);
+    }
+    command
+}
+
+/// Starts the runtime and reads from its first lines where it listens.
+fn spawn(data: &Path, args: &[&str]) -> (Child, SocketAddr) {
+    let mut runtime =
+        program(data, "127.0.0.1:0").args(args).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(runtime.stdout.take().unwrap());
+    let mut line = String::new();
+    while lines.read_line(&mut line).unwrap() > 0 {
+        if let Some((_, address)) = line.trim().rsplit_once("http://") {
+            let address = address.trim_end_matches('/').parse().unwrap();
+            // The rest must be read, or the runtime would wait on a full pipe.
+            std::thread::spawn(move || std::io::copy(&mut lines.by_ref(), &mut std::io::sink()));
+            return (runtime, address);
+        }
+        line.clear();
+    }
+    let _ = runtime.kill();
+    panic!("the runtime ended with {:?} before it listened", runtime.wait());
+}

@@ -1,0 +1,58 @@
+//! From zero to many replicas and back to zero, by the manifests' annotations.
+
+use std::fs;
+
+use uuid::Uuid;
+
+use crate::app::App;
+
+#[tokio::test]
+async fn nothing_runs_until_something_calls_and_nothing_afterwards() {
+    // The project's own manifests, with a shorter window than a minute.
+    let folder = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for name in ["ingest", "count", "store", "batch", "analytics"] {
+        let manifest = fs::read_to_string(format!("{}/functions/{name}/service.yaml", env!("CARGO_MANIFEST_DIR")));
+        let manifest = manifest.unwrap();
+        let anchor = "autoscaling.knative.dev/min-scale: \"0\"";
+        assert!(manifest.contains(anchor), "{manifest}");
+        let shorter = format!("{anchor}\n        autoscaling.knative.dev/window: 6s");
+        let path = folder.path().join(format!("{name}.yaml"));
+        fs::write(&path, manifest.replace(anchor, &shorter)).unwrap();
+        paths.push(path.to_str().unwrap().to_owned());
+    }
+    let eventing = format!("{}/eventing", env!("CARGO_MANIFEST_DIR"));
+    for arrow in ["log-to-count", "log-to-store", "minute-to-batch", "dead-letter"] {
+        paths.push(format!("{eventing}/{arrow}.yaml"));
+    }
+    let mut args = vec!["--manifests"];
+    args.extend(paths.iter().map(String::as_str));
+    let mut app = App::start_with(&args).await;
+    assert_eq!(app.function("ingest").await["replicas"].as_array().unwrap().len(), 0);
+
+    app.post_user(Uuid::new_v4(), "someone").await;
+    let ingest = app.function("ingest").await;
+    assert_eq!(ingest["replicas"].as_array().unwrap().len(), 1);
+    assert_eq!(ingest["coldStarts"].as_array().unwrap().len(), 1);
+    app.eventually("all are back to zero", async |app| {
+        let status = app.get("/status").await;
+        let functions = status["functions"].as_array().unwrap();
+        functions.iter().filter(|f| f["name"] != "batch").all(|f| f["replicas"].as_array().unwrap().is_empty())
+    })
+    .await;
+    app.post_user(Uuid::new_v4(), "another").await;
+    app.eventually("a function at zero starts again", async |app| app.user_count().await == 2).await;
+}
+
+#[tokio::test]
+async fn a_burst_raises_more_than_one_ingest_and_ends_exact() {
+    let mut app = App::start().await;
+    let burst = app.command(&["burst", "--users", "20000", "--concurrency", "512", "--repeats", "2"]);
+    let (out, err) = (String::from_utf8_lossy(&burst.stdout), String::from_utf8_lossy(&burst.stderr));
+    assert!(burst.status.success(), "{out}{err}");
+    let replicas = out.lines().find(|line| line.starts_with("replicas at most")).unwrap();
+    let ingest = replicas.split("ingest ").nth(1).unwrap().split(',').next().unwrap();
+    assert!(ingest.parse::<u32>().unwrap() > 1, "{out}");
+    app.settle().await;
+    assert_eq!(app.user_count().await, 20_000);
+}

@@ -1,0 +1,97 @@
+//! Dead letters are listed, shown, replayed and dropped; the log is replayed; at any time, also twice.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::app::App;
+
+/// Two names for one id: the second one can never be stored.
+async fn conflict(app: &mut App) -> Uuid {
+    let id = Uuid::new_v4();
+    app.post_user(id, "the first").await;
+    app.post_user(id, "the second").await;
+    app.settle().await;
+    id
+}
+
+fn command(app: &App, args: &[&str]) -> String {
+    let output = app.command(args);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}: {out}{err}");
+    out.into_owned()
+}
+
+#[tokio::test]
+async fn a_conflict_ends_in_the_dead_letter_with_its_reason() {
+    let mut app = App::start().await;
+    let id = conflict(&mut app).await;
+    app.post_user(Uuid::new_v4(), "someone behind it").await;
+    app.settle().await;
+    assert_eq!(app.user_count().await, 2);
+
+    let list = command(&app, &["dead-letters", "list"]);
+    let letter = list.lines().find(|line| line.contains("store")).unwrap();
+    assert!(letter.contains("422") && letter.contains("the first"), "{list}");
+    let name = letter.split_whitespace().next().unwrap();
+    let shown = command(&app, &["dead-letters", "show", name]);
+    for part in [&id.to_string(), "the second", "the first", "knativeerrorcode", "422"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let status = app.get("/status").await;
+    assert_eq!(status["deadLetters"], json!(1), "{status}");
+}
+
+#[tokio::test]
+async fn a_replayed_letter_that_fails_again_stays_and_a_dropped_one_goes() {
+    let mut app = App::start().await;
+    conflict(&mut app).await;
+    for _ in 0..2 {
+        let replay = app.command(&["dead-letters", "replay", "--all"]);
+        let out = String::from_utf8_lossy(&replay.stdout).into_owned();
+        assert!(!replay.status.success() && out.contains("422"), "{out}");
+        assert_eq!(command(&app, &["dead-letters", "list"]).matches("422").count(), 1);
+    }
+    command(&app, &["dead-letters", "drop", "--all"]);
+    assert!(!command(&app, &["dead-letters", "list"]).contains("422"));
+    command(&app, &["dead-letters", "drop", "--all"]);
+    command(&app, &["dead-letters", "replay", "--all"]);
+    assert_eq!(app.user_count().await, 1);
+}
+
+#[tokio::test]
+async fn replays_change_nothing_that_was_counted_or_stored() {
+    let mut app = App::start().await;
+    for n in 0..50 {
+        app.post_user(Uuid::new_v4(), &format!("user{n}")).await;
+    }
+    app.settle().await;
+    let before = app.analytics().await;
+    for args in [
+        ["replay", "--to", "count", "--from", "BEGINNING"],
+        ["replay", "--to", "store", "--from", "BEGINNING"],
+        ["replay", "--to", "count", "--from", "2020-01-01T00:00:00Z"],
+        ["replay", "--to", "store", "--from", "2100-01-01T00:00:00Z"],
+    ] {
+        command(&app, &args);
+        command(&app, &args);
+    }
+    assert_eq!(app.analytics().await, before);
+    assert_eq!(app.tick("?full=true").await["users"], json!(50));
+    assert!(!command(&app, &["dead-letters", "list"]).contains("store"));
+}
+
+#[tokio::test]
+async fn a_replay_says_what_is_wrong_with_its_arguments() {
+    let app = App::start().await;
+    for args in [
+        vec!["replay"],
+        vec!["replay", "--to", "batch"],
+        vec!["replay", "--to", "count", "--from", "yesterday"],
+        vec!["dead-letters", "show", "nothing"],
+        vec!["dead-letters", "show", "0:999999"],
+    ] {
+        let output = app.command(&args);
+        assert!(!output.status.success(), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
