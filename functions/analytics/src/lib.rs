@@ -12,7 +12,7 @@ use backend_views::Views;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
 use shared::{
-    config::{Config, ConfigError},
+    config::Config,
     error::Error,
     history::Point,
     router::{Request, Response, Router, json},
@@ -25,10 +25,8 @@ use crate::query::Query;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("analytics", |config: &Config| {
-        let views = backend_views::open(&config.views_url, config.speed_retention)
-            .map_err(|e| ConfigError::new("VIEWS_URL", e))?;
-        let master =
-            backend_master::open(&config.master_url).map_err(|e| ConfigError::new("MASTER_URL", e))?;
+        let views = backend_views::open(&config.views_url, config.speed_retention)?;
+        let master = backend_master::open(&config.master_url)?;
         Ok(routes(views, master))
     })
 }

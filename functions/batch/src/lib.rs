@@ -6,7 +6,7 @@ use std::{process::ExitCode, sync::Arc};
 use backend_master::Master;
 use http::{Method, StatusCode};
 use shared::{
-    config::{Config, ConfigError},
+    config::Config,
     error::{Error, Rejection},
     event,
     router::{Request, Response, Router, json},
@@ -16,8 +16,7 @@ use shared::{
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("batch", |config: &Config| {
-        let master =
-            backend_master::open(&config.master_url).map_err(|e| ConfigError::new("MASTER_URL", e))?;
+        let master = backend_master::open(&config.master_url)?;
         Ok(routes(master))
     })
 }
@@ -39,7 +38,9 @@ async fn tick(master: Arc<dyn Master>, request: Request) -> Result<Response, Err
         "" | "full=false" => false,
         "full=true" => true,
         other => {
-            return Err(Rejection::bad_data(format!("`{other}` is no parameter; there is `full=true`")).into());
+            return Err(
+                Rejection::bad_data(format!("`{other}` is no parameter; there is `full=true`")).into()
+            );
         }
     };
     let tick = master.tick(full).await.map_err(|e| Error::unavailable(&e))?;

@@ -7,7 +7,7 @@ use backend_views::Views;
 use http::{Method, StatusCode};
 use serde_json::json;
 use shared::{
-    config::{Config, ConfigError},
+    config::Config,
     error::Error,
     event,
     group::GroupCommit,
@@ -22,8 +22,7 @@ const GROUP: usize = 1_000;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("count", |config: &Config| {
-        let views = backend_views::open(&config.views_url, config.speed_retention)
-            .map_err(|e| ConfigError::new("VIEWS_URL", e))?;
+        let views = backend_views::open(&config.views_url, config.speed_retention)?;
         Ok(routes(views))
     })
 }

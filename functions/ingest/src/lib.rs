@@ -6,7 +6,7 @@ use std::{process::ExitCode, sync::Arc};
 use backend_log::Log;
 use http::{Method, StatusCode};
 use shared::{
-    config::{Config, ConfigError},
+    config::Config,
     error::Error,
     event,
     group::GroupCommit,
@@ -22,7 +22,7 @@ const GROUP: usize = 1_000;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("ingest", |config: &Config| {
-        let log = backend_log::open(&config.log_url).map_err(|e| ConfigError::new("LOG_URL", e))?;
+        let log = backend_log::open(&config.log_url)?;
         Ok(routes(log, backend_log::topic(&config.log_url)))
     })
 }

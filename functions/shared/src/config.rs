@@ -20,6 +20,12 @@ impl ConfigError {
     pub fn new(key: &str, why: impl fmt::Display) -> Self {
         Self { key: key.to_owned(), why: why.to_string() }
     }
+
+    /// The URL's scheme is none of those that are known. Shows no more of the URL: it may hold a password.
+    pub fn unknown_url(key: &str, url: &str, known: &[&str]) -> Self {
+        let scheme = url.split_once(':').map_or("a URL without a scheme", |(scheme, _)| scheme);
+        Self::new(key, format!("`{scheme}` is not known here; there is {}", known.join(", ")))
+    }
 }
 
 /// What every function is told.

@@ -25,10 +25,9 @@ fn request(world: &mut World, step: &Step) {
     let (head, body) = text.split_once("\n\n").unwrap();
     for line in head.lines().skip(1) {
         let (name, value) = line.split_once(':').unwrap();
-        world.headers.insert(
-            HeaderName::try_from(name.trim()).unwrap(),
-            HeaderValue::try_from(value.trim()).unwrap(),
-        );
+        world
+            .headers
+            .insert(HeaderName::try_from(name.trim()).unwrap(), HeaderValue::try_from(value.trim()).unwrap());
     }
     world.body = Bytes::from(body.to_owned());
 }
@@ -68,5 +67,8 @@ async fn cloud_events_own_scenarios_for_http_pass() {
     }
     let ran = World::cucumber().fail_on_skipped().with_default_cli().run(features).await;
     let steps = cucumber::writer::Stats::<World>::passed_steps(&ran);
-    assert!(!cucumber::writer::Stats::<World>::execution_has_failed(&ran) && steps == 20, "{steps} steps passed");
+    assert!(
+        !cucumber::writer::Stats::<World>::execution_has_failed(&ran) && steps == 20,
+        "{steps} steps passed"
+    );
 }

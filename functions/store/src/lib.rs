@@ -6,7 +6,7 @@ use std::{process::ExitCode, sync::Arc};
 use backend_master::{Master, Stored};
 use http::{Method, StatusCode};
 use shared::{
-    config::{Config, ConfigError},
+    config::Config,
     error::{Error, Rejection},
     event,
     group::GroupCommit,
@@ -21,8 +21,7 @@ const GROUP: usize = 1_000;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("store", |config: &Config| {
-        let master =
-            backend_master::open(&config.master_url).map_err(|e| ConfigError::new("MASTER_URL", e))?;
+        let master = backend_master::open(&config.master_url)?;
         Ok(routes(master))
     })
 }

@@ -1,10 +1,29 @@
 //! The log: where `ingest` appends events and where the event sources read them.
 //! One implementation a URL scheme; whoever holds a `dyn Log` does not know which.
 
+mod partition;
+mod sqlite;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use shared::record::Record;
+use shared::{config::ConfigError, record::Record};
+
+pub use crate::sqlite::SqliteLog;
+
+/// The log that a URL names (`LOG_URL`). Connects when first needed.
+pub fn open(url: &str) -> Result<Arc<dyn Log>, ConfigError> {
+    match backend_sqlite::path(url) {
+        Some(path) => Ok(Arc::new(SqliteLog::new(path))),
+        None => Err(ConfigError::unknown_url("LOG_URL", url, &["sqlite:PATH"])),
+    }
+}
+
+/// The topic of users in the log that a URL names.
+#[must_use]
+pub fn topic(_url: &str) -> String {
+    "user".to_owned()
+}
 
 /// A record as the log gives it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,4 +92,7 @@ pub enum LogError {
     /// The database under the embedded log failed.
     #[error("the embedded log failed")]
     Sqlite(#[from] backend_sqlite::Error),
+    /// The embedded log's folder cannot be watched for news.
+    #[error("the embedded log cannot be watched")]
+    Watch(#[from] notify::Error),
 }

@@ -1,10 +1,25 @@
 //! The master dataset: every user as it came, and the views that the batch layer computes from it.
 
+mod sqlite;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use shared::{
+    config::ConfigError,
     history::{Point, Window},
     user::User,
 };
+
+pub use crate::sqlite::SqliteMaster;
+
+/// The master dataset that a URL names (`MASTER_URL`). Connects when first needed.
+pub fn open(url: &str) -> Result<Arc<dyn Master>, ConfigError> {
+    match backend_sqlite::path(url) {
+        Some(path) => Ok(Arc::new(SqliteMaster::new(path))),
+        None => Err(ConfigError::unknown_url("MASTER_URL", url, &["sqlite:PATH"])),
+    }
+}
 
 /// What became of a user that was to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

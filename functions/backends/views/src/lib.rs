@@ -1,8 +1,25 @@
 //! The speed layer's views: the set of user ids that were counted, and the history of their number.
 
+mod sqlite;
+
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
-use shared::history::{Point, Window};
+use shared::{
+    config::ConfigError,
+    history::{Point, Window},
+};
 use uuid::Uuid;
+
+pub use crate::sqlite::SqliteViews;
+
+/// The views that a URL names (`VIEWS_URL`), with history kept as long as `retention`. Connects when first needed.
+pub fn open(url: &str, retention: Duration) -> Result<Arc<dyn Views>, ConfigError> {
+    match backend_sqlite::path(url) {
+        Some(path) => Ok(Arc::new(SqliteViews::new(path, retention))),
+        None => Err(ConfigError::unknown_url("VIEWS_URL", url, &["sqlite:PATH"])),
+    }
+}
 
 /// Distinct users, counted exactly.
 #[async_trait]
