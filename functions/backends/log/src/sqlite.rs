@@ -1,0 +1,174 @@
+//! The embedded log: one SQLite file with the records of all topics and the offsets of all consumer groups.
+
+mod consumer;
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use backend_sqlite::{Database, Error, to_its_end};
+use serde_json::json;
+use shared::record::Record;
+use tokio::sync::OnceCell;
+
+use crate::{Consumer, Log, LogError, Start, partition};
+
+/// Partitions of every topic. They cost nothing here, and are what an ordered source works on at once.
+const PARTITIONS: u32 = 64;
+
+/// `seq` is the place in the whole topic, `offset` the place in the partition; both grow by one.
+const SCHEMA: &[&str] = &["
+    CREATE TABLE records (
+        topic TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        partition INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        time_ms INTEGER NOT NULL,
+        key BLOB,
+        headers TEXT NOT NULL,
+        value BLOB,
+        PRIMARY KEY (topic, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE partitions (
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (topic, partition)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE committed (
+        consumer_group TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (consumer_group, topic, partition)
+    ) STRICT, WITHOUT ROWID;
+    -- No record before this place is unfinished, so that a group goes on there and not at the beginning.
+    CREATE TABLE progress (
+        consumer_group TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        next_seq INTEGER NOT NULL,
+        PRIMARY KEY (consumer_group, topic)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// A log in a file.
+#[derive(Clone)]
+pub struct SqliteLog(Arc<Inner>);
+
+struct Inner {
+    database: Database,
+    /// A file of one byte; writing it wakes the consumers in all processes.
+    bell: OnceCell<File>,
+}
+
+impl SqliteLog {
+    /// A log in the file, which is created when first needed.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self(Arc::new(Inner { database: Database::new(path, SCHEMA), bell: OnceCell::new() }))
+    }
+}
+
+#[async_trait]
+impl Log for SqliteLog {
+    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
+        let (inner, topic) = (self.0.clone(), topic.to_owned());
+        Ok(to_its_end(async move { inner.append(&topic, &records).await }).await?)
+    }
+
+    async fn consume(
+        &self,
+        topic: &str,
+        group: Option<&str>,
+        start: Start,
+    ) -> Result<Box<dyn Consumer>, LogError> {
+        let consumer = consumer::SqliteConsumer::new(self.0.clone(), topic, group, start).await?;
+        Ok(Box::new(consumer))
+    }
+
+    async fn ready(&self) -> Result<(), LogError> {
+        self.0.database.read().await?;
+        Ok(())
+    }
+}
+
+impl Inner {
+    async fn append(&self, topic: &str, records: &[Record]) -> Result<(), Error> {
+        let rows = records.iter().enumerate().map(|(n, record)| row(n, record)).collect::<Vec<_>>();
+        let rows = json!(rows).to_string();
+        let mut write = self.database.write().await?;
+        let mut transaction = write.begin().await?;
+        let insert = "INSERT INTO records (topic, seq, partition, offset, time_ms, key, headers, value)
+            SELECT ?1,
+                new.key + 1 + coalesce((SELECT seq FROM records WHERE topic = ?1 ORDER BY seq DESC LIMIT 1), 0),
+                new.value ->> 0,
+                row_number() OVER (PARTITION BY new.value ->> 0 ORDER BY new.key) - 1 + coalesce(next_offset, 0),
+                max(?3, coalesce((SELECT time_ms FROM records WHERE topic = ?1 ORDER BY seq DESC LIMIT 1), 0)),
+                unhex(new.value ->> 1), new.value ->> 2, unhex(new.value ->> 3)
+            FROM json_each(?2) AS new
+            LEFT JOIN partitions ON topic = ?1 AND partition = new.value ->> 0";
+        sqlx::query(insert)
+            .bind(topic)
+            .bind(&rows)
+            .bind(chrono::Utc::now().timestamp_millis())
+            .execute(&mut *transaction)
+            .await?;
+        let offsets = "INSERT INTO partitions (topic, partition, next_offset)
+            SELECT ?1, value ->> 0, count(*) FROM json_each(?2) WHERE true GROUP BY 2
+            ON CONFLICT DO UPDATE SET next_offset = next_offset + excluded.next_offset";
+        sqlx::query(offsets).bind(topic).bind(&rows).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        drop(write);
+        self.ring().await
+    }
+
+    /// Tells consumers that there is news. They also look by themselves, so a crash before this delays them at most.
+    async fn ring(&self) -> Result<(), Error> {
+        let bell = self.bell().await?;
+        bell.write_at(&[0], 0).map_err(|source| Error::Io { path: self.bell_path(), source })?;
+        Ok(())
+    }
+
+    async fn bell(&self) -> Result<&File, Error> {
+        let open = || async {
+            // The folder is there once the database is.
+            self.database.read().await?;
+            let path = self.bell_path();
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            file.map_err(|source| Error::Io { path, source })
+        };
+        self.bell.get_or_try_init(open).await
+    }
+
+    fn bell_path(&self) -> PathBuf {
+        let mut path = self.database.path().as_os_str().to_owned();
+        path.push("-bell");
+        PathBuf::from(path)
+    }
+}
+
+/// A record as SQL reads it: partition, key in hex, headers as JSON, value in hex.
+fn row(n: usize, record: &Record) -> (u32, Option<String>, String, Option<String>) {
+    let partition = match &record.key {
+        Some(key) => partition::of_key(key, PARTITIONS),
+        // Without a key any partition will do.
+        None => u32::try_from(n).unwrap_or(0) % PARTITIONS,
+    };
+    let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name, text_or_hex(value))).collect();
+    (partition, record.key.as_deref().map(hex), json!(headers).to_string(), record.value.as_deref().map(hex))
+}
+
+/// A header's value is text nearly always; a list of its bytes otherwise.
+fn text_or_hex(value: &[u8]) -> serde_json::Value {
+    std::str::from_utf8(value).map_or_else(|_| json!(value), |text| json!(text))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |n: u8| char::from(DIGITS[usize::from(n)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}

@@ -1,0 +1,208 @@
+//! Reads a topic of the embedded log, one page after the other, and sleeps until there is news.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backend_sqlite::Error;
+use bytes::Bytes;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use serde_json::json;
+use shared::record::Record;
+use tokio::{sync::Notify, time::timeout};
+
+use super::Inner;
+use crate::{Batch, Consumer, Delivered, LogError, Start};
+
+/// How long a consumer sleeps at most when nothing rings, as when a process died between its commit and the bell.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A row of `records`.
+type Row = (i64, i32, i64, i64, Option<Vec<u8>>, String, Option<Vec<u8>>);
+
+/// A consumer of a topic.
+pub(super) struct SqliteConsumer {
+    log: Arc<Inner>,
+    topic: String,
+    group: Option<String>,
+    /// Place of the next record to read.
+    next_seq: i64,
+    /// Records below these offsets were finished before this consumer began.
+    finished: BTreeMap<i32, i64>,
+    /// Place, partition and offset of what was given out and not committed.
+    given_out: VecDeque<(i64, i32, i64)>,
+    news: Arc<Notify>,
+    /// Rings `news` as long as it lives.
+    _watcher: RecommendedWatcher,
+}
+
+impl SqliteConsumer {
+    pub(super) async fn new(
+        log: Arc<Inner>,
+        topic: &str,
+        group: Option<&str>,
+        start: Start,
+    ) -> Result<Self, LogError> {
+        log.bell().await?;
+        let news = Arc::new(Notify::new());
+        let ring = news.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Opening and reading the bell is no news.
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                ring.notify_one();
+            }
+        })?;
+        watcher.watch(&log.bell_path(), RecursiveMode::NonRecursive)?;
+        let (topic, group) = (topic.to_owned(), group.map(str::to_owned));
+        let mut consumer = Self {
+            log,
+            topic,
+            group,
+            next_seq: 1,
+            finished: BTreeMap::new(),
+            given_out: VecDeque::new(),
+            news,
+            _watcher: watcher,
+        };
+        consumer.seek(start).await?;
+        Ok(consumer)
+    }
+
+    async fn seek(&mut self, start: Start) -> Result<(), Error> {
+        let readers = self.log.database.read().await?;
+        if let Some(group) = &self.group {
+            let progress = "SELECT next_seq FROM progress WHERE consumer_group = ? AND topic = ?";
+            let next_seq: Option<i64> =
+                sqlx::query_scalar(progress).bind(group).bind(&self.topic).fetch_optional(readers).await?;
+            if let Some(next_seq) = next_seq {
+                let committed =
+                    "SELECT partition, next_offset FROM committed WHERE consumer_group = ? AND topic = ?";
+                let rows: Vec<(i32, i64)> =
+                    sqlx::query_as(committed).bind(group).bind(&self.topic).fetch_all(readers).await?;
+                (self.next_seq, self.finished) = (next_seq, rows.into_iter().collect());
+                return Ok(());
+            }
+        }
+        self.next_seq = match start {
+            Start::Earliest => 1,
+            Start::Latest => self.last_seq().await? + 1,
+            Start::Time(ms) => self.first_since(ms).await?,
+        };
+        Ok(())
+    }
+
+    async fn last_seq(&self) -> Result<i64, Error> {
+        let last = "SELECT seq FROM records WHERE topic = ? ORDER BY seq DESC LIMIT 1";
+        let last = sqlx::query_scalar(last)
+            .bind(&self.topic)
+            .fetch_optional(self.log.database.read().await?)
+            .await?;
+        Ok(last.unwrap_or(0))
+    }
+
+    /// Time grows with the place, so halving finds it without an index.
+    async fn first_since(&self, ms: i64) -> Result<i64, Error> {
+        let (mut low, mut high) = (1, self.last_seq().await? + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let time = "SELECT time_ms FROM records WHERE topic = ? AND seq = ?";
+            let readers = self.log.database.read().await?;
+            let time: i64 =
+                sqlx::query_scalar(time).bind(&self.topic).bind(middle).fetch_one(readers).await?;
+            if time < ms { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    /// Reads the next page; empty when there is nothing new.
+    async fn page(&mut self, max: usize) -> Result<Vec<Delivered>, Error> {
+        loop {
+            let query = "SELECT seq, partition, offset, time_ms, key, headers, value FROM records
+                WHERE topic = ? AND seq >= ? ORDER BY seq LIMIT ?";
+            let rows: Vec<Row> = sqlx::query_as(query)
+                .bind(&self.topic)
+                .bind(self.next_seq)
+                .bind(i64::try_from(max).unwrap_or(i64::MAX))
+                .fetch_all(self.log.database.read().await?)
+                .await?;
+            let Some(last) = rows.last() else { return Ok(Vec::new()) };
+            self.next_seq = last.0 + 1;
+            let mut page = Vec::with_capacity(rows.len());
+            for row in rows {
+                if self.finished.get(&row.1).is_none_or(|next| row.2 >= *next) {
+                    self.given_out.push_back((row.0, row.1, row.2));
+                    page.push(delivered(row)?);
+                }
+            }
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for SqliteConsumer {
+    async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
+        loop {
+            let records = self.page(max).await?;
+            if !records.is_empty() {
+                return Ok(Batch { records, revoked: Vec::new() });
+            }
+            let _ = timeout(LOOK, self.news.notified()).await;
+        }
+    }
+
+    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
+        let Some(group) = self.group.clone() else { return Ok(()) };
+        self.given_out.retain(|(_, partition, offset)| next.get(partition).is_none_or(|next| offset >= next));
+        let next_seq = self.given_out.front().map_or(self.next_seq, |(seq, _, _)| *seq);
+        let offsets = json!(next.iter().collect::<Vec<_>>()).to_string();
+        let (log, topic) = (self.log.clone(), self.topic.clone());
+        let commit = async move {
+            let mut write = log.database.write().await?;
+            let mut transaction = write.begin().await?;
+            let committed =
+                "INSERT INTO committed SELECT ?1, ?2, value ->> 0, value ->> 1 FROM json_each(?3) WHERE true
+                ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)";
+            sqlx::query(committed).bind(&group).bind(&topic).bind(offsets).execute(&mut *transaction).await?;
+            let progress = "INSERT INTO progress VALUES (?1, ?2, ?3)
+                ON CONFLICT DO UPDATE SET next_seq = max(next_seq, excluded.next_seq)";
+            sqlx::query(progress).bind(&group).bind(&topic).bind(next_seq).execute(&mut *transaction).await?;
+            Ok(transaction.commit().await?)
+        };
+        Ok(backend_sqlite::to_its_end(commit).await?)
+    }
+
+    async fn ends(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
+        let ends = "SELECT partition, next_offset FROM partitions WHERE topic = ?";
+        let readers = self.log.database.read().await?;
+        let rows: Vec<(i32, i64)> =
+            sqlx::query_as(ends).bind(&self.topic).fetch_all(readers).await.map_err(Error::Sql)?;
+        Ok(rows.into_iter().collect())
+    }
+}
+
+fn delivered((_, partition, offset, time_ms, key, headers, value): Row) -> Result<Delivered, Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+    let headers: Vec<(String, Value)> =
+        serde_json::from_str(&headers).map_err(|e| Error::Sql(sqlx::Error::Decode(e.into())))?;
+    let bytes = |value| match value {
+        Value::Text(text) => Bytes::from(text),
+        Value::Bytes(bytes) => Bytes::from(bytes),
+    };
+    let record = Record {
+        key: key.map(Bytes::from),
+        headers: headers.into_iter().map(|(name, value)| (name, bytes(value))).collect(),
+        value: value.map(Bytes::from),
+    };
+    Ok(Delivered { partition, offset, time_ms, record })
+}
