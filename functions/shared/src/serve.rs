@@ -120,6 +120,16 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
 /// Serves the routes until `stop`; then takes no new connection and lets requests under way end.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
     let router = Arc::new(router);
+    serve_with(listener, move |request| respond(router.clone(), request), stop).await;
+}
+
+/// Serves any handler likewise.
+pub async fn serve_with<H, F>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
+where
+    H: Fn(hyper::Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let handler = Arc::new(handler);
     let graceful = GracefulShutdown::new();
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -139,12 +149,15 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
                 }
             },
         };
-        let (server, router, watcher) = (server.clone(), router.clone(), graceful.watcher());
+        let (server, handler, watcher) = (server.clone(), handler.clone(), graceful.watcher());
         tokio::spawn(async move {
             if !speaks(&stream).await {
                 return;
             }
-            let service = service_fn(move |request| respond(router.clone(), request));
+            let service = service_fn(move |request| {
+                let answer = handler(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
             let connection = server.serve_connection(TokioIo::new(stream), service);
             // A broken connection is its client's affair.
             let _ = watcher.watch(connection.into_owned()).await;
@@ -162,10 +175,9 @@ async fn speaks(stream: &TcpStream) -> bool {
     matches!(timeout(HEADER_TIMEOUT, stream.peek(&mut [0])).await, Ok(Ok(1)))
 }
 
-async fn respond(router: Arc<Router>, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+async fn respond(router: Arc<Router>, request: hyper::Request<Incoming>) -> Response {
     let observed = telemetry::observe(&request);
-    let response = observed.run(answer(&router, request)).await;
-    Ok(response)
+    observed.run(answer(&router, request)).await
 }
 
 async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response {
@@ -175,13 +187,19 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
         return *response;
     }
     let limit = if event::media_type(&head.headers) == event::BATCHED { BATCH_LIMIT } else { ONE_LIMIT };
-    let body = match timeout(BODY_TIMEOUT, read(body, limit)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(response)) => return *response,
-        Err(_) => return problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster"),
+    let body = match read_body(body, limit).await {
+        Ok(body) => body,
+        Err(response) => return *response,
     };
     let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
     router.answer(Request { method, path, query, headers: head.headers, body }).await
+}
+
+/// Reads a whole body of at most `limit` bytes, or says what to answer instead.
+pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
+    timeout(BODY_TIMEOUT, read(body, limit)).await.unwrap_or_else(|_| {
+        Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
+    })
 }
 
 async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {

@@ -80,6 +80,10 @@ pub trait Log: Send + Sync {
 pub trait Consumer: Send {
     /// Waits for records and takes at most `max`. Cancel-safe: what was not returned comes again.
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError>;
+    /// Takes at most `max` of the records that are there now; empty when there is none.
+    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError>;
+    /// What the group has committed, per partition; empty without a group.
+    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError>;
     /// Remembers, per partition, the offset of the first record that is not finished.
     async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError>;
     /// Per partition, the offset after the newest record as of now.

@@ -94,6 +94,14 @@ impl SqliteConsumer {
         Ok(())
     }
 
+    async fn offsets(&self, group: &str) -> Result<BTreeMap<i32, i64>, Error> {
+        let query = "SELECT partition, next_offset FROM committed WHERE consumer_group = ? AND topic = ?";
+        let readers = self.log.database.read().await?;
+        let rows: Vec<(i32, i64)> =
+            sqlx::query_as(query).bind(group).bind(&self.topic).fetch_all(readers).await?;
+        Ok(rows.into_iter().collect())
+    }
+
     async fn last_seq(&self) -> Result<i64, Error> {
         let last = "SELECT seq FROM records WHERE topic = ? ORDER BY seq DESC LIMIT 1";
         let last = sqlx::query_scalar(last)
@@ -133,7 +141,9 @@ impl SqliteConsumer {
             let mut page = Vec::with_capacity(rows.len());
             for row in rows {
                 if self.finished.get(&row.1).is_none_or(|next| row.2 >= *next) {
-                    self.given_out.push_back((row.0, row.1, row.2));
+                    if self.group.is_some() {
+                        self.given_out.push_back((row.0, row.1, row.2));
+                    }
                     page.push(delivered(row)?);
                 }
             }
@@ -148,11 +158,22 @@ impl SqliteConsumer {
 impl Consumer for SqliteConsumer {
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
         loop {
-            let records = self.page(max).await?;
-            if !records.is_empty() {
-                return Ok(Batch { records, revoked: Vec::new() });
+            let batch = self.poll_now(max).await?;
+            if !batch.records.is_empty() {
+                return Ok(batch);
             }
             let _ = timeout(LOOK, self.news.notified()).await;
+        }
+    }
+
+    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError> {
+        Ok(Batch { records: self.page(max).await?, revoked: Vec::new() })
+    }
+
+    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
+        match &self.group {
+            Some(group) => Ok(self.offsets(group).await?),
+            None => Ok(BTreeMap::new()),
         }
     }
 

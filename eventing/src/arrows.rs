@@ -1,0 +1,281 @@
+//! All arrows of a folder of manifests at once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use backend_log::{Consumer, Log, LogError, Start};
+use serde::Serialize;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    dead_letters::Letters,
+    manifest::{Destination, KafkaSink, KafkaSource, Manifest, ManifestError, PingSource, Reference, Resource, Service},
+    ping,
+    sink::Sink,
+    source::{self, Progress, Source},
+};
+
+/// Group and version of functions.
+const SERVING: &str = "serving.knative.dev/v1";
+/// Group and version of arrows to the log.
+const EVENTING: &str = "eventing.knative.dev/v1alpha1";
+
+/// The resources of a system, checked against each other.
+#[derive(Debug, Clone, Default)]
+pub struct Arrows {
+    /// Functions.
+    pub services: Vec<Service>,
+    /// From the log.
+    pub kafka_sources: Vec<Resource<KafkaSource>>,
+    /// From the clock.
+    pub ping_sources: Vec<Resource<PingSource>>,
+    /// To the log.
+    pub kafka_sinks: Vec<Resource<KafkaSink>>,
+}
+
+impl Arrows {
+    /// Reads manifests, each a file's name and text; names that lead nowhere are errors too.
+    pub fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ManifestError> {
+        let (mut arrows, mut references) = (Self::default(), Vec::new());
+        for (file, text) in files {
+            for manifest in crate::manifest::read(file, text)? {
+                match manifest {
+                    Manifest::Service(service) => arrows.services.push(*service),
+                    Manifest::KafkaSink(sink) => arrows.kafka_sinks.push(sink),
+                    Manifest::PingSource(ping) => {
+                        references.push((file, text, function(file, text, &ping.spec.sink)?));
+                        arrows.ping_sources.push(ping);
+                    }
+                    Manifest::KafkaSource(source) => {
+                        references.push((file, text, function(file, text, &source.spec.sink)?));
+                        references.push((file, text, dead_letter_sink(file, text, &source)?));
+                        arrows.kafka_sources.push(source);
+                    }
+                }
+            }
+        }
+        match references.iter().find(|(_, _, reference)| !arrows.has(reference)) {
+            Some((file, text, Reference { api_version, kind, name, .. })) => {
+                Err(at(file, text, &format!("name: {name}"), format!("there is no {api_version} {kind} `{name}`")))
+            }
+            None => Ok(arrows),
+        }
+    }
+
+    fn has(&self, reference: &Reference) -> bool {
+        let name = &reference.name;
+        match (reference.api_version.as_str(), reference.kind.as_str()) {
+            (SERVING, "Service") => self.services.iter().any(|service| service.metadata.name == *name),
+            (EVENTING, "KafkaSink") => self.kafka_sinks.iter().any(|sink| sink.metadata.name == *name),
+            _ => false,
+        }
+    }
+
+    /// The sources as they are to be played.
+    #[must_use]
+    pub fn sources(&self) -> Vec<Source> {
+        let sources = self.kafka_sources.iter().flat_map(|source| {
+            let topic = self.dead_letter_topic(source).unwrap_or_default();
+            Source::of(&source.metadata, &source.spec, topic)
+        });
+        sources.collect()
+    }
+
+    /// The topics that hold dead letters.
+    #[must_use]
+    pub fn dead_letter_topics(&self) -> Vec<String> {
+        let mut topics: Vec<_> =
+            self.kafka_sources.iter().filter_map(|s| self.dead_letter_topic(s)).map(str::to_owned).collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+
+    fn dead_letter_topic(&self, source: &Resource<KafkaSource>) -> Option<&str> {
+        let sink = source.spec.delivery.as_ref()?.dead_letter_sink.as_ref()?;
+        let sink = self.kafka_sinks.iter().find(|s| s.metadata.name == sink.reference.name)?;
+        Some(&sink.spec.topic)
+    }
+}
+
+/// Events of a source go to a function; a source that feeds a topic is not played here.
+fn function(file: &str, text: &str, sink: &Destination) -> Result<Reference, ManifestError> {
+    match sink.reference.kind.as_str() {
+        "Service" => Ok(sink.reference.clone()),
+        _ => Err(at(file, text, "sink:", "the `sink` of a source must be a Service".into())),
+    }
+}
+
+/// Without one, an event that ran out of tries would be committed and lost.
+fn dead_letter_sink(
+    file: &str,
+    text: &str,
+    source: &Resource<KafkaSource>,
+) -> Result<Reference, ManifestError> {
+    let sink = source.spec.delivery.as_ref().and_then(|delivery| delivery.dead_letter_sink.as_ref());
+    match sink {
+        Some(sink) if sink.reference.kind == "KafkaSink" => Ok(sink.reference.clone()),
+        _ => Err(at(
+            file,
+            text,
+            "delivery:",
+            "a KafkaSource needs a `delivery.deadLetterSink` that is a KafkaSink".into(),
+        )),
+    }
+}
+
+fn at(file: &str, text: &str, mark: &str, why: String) -> ManifestError {
+    let line = text.lines().position(|line| line.trim() == mark).map_or(1, |at| at as u64 + 1);
+    ManifestError { file: file.to_owned(), line, why }
+}
+
+/// Arrows that are being played.
+pub struct Playing {
+    arrows: Vec<Arrow>,
+    tasks: TaskTracker,
+    letters: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+struct Arrow {
+    source: Source,
+    progress: Arc<Progress>,
+    log: Arc<dyn Log>,
+    /// Tells where the topic ends; opened when first needed.
+    ends: Mutex<Option<Box<dyn Consumer>>>,
+}
+
+/// What an arrow did and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArrowStatus {
+    /// The source's name.
+    pub name: String,
+    /// The function it leads to.
+    pub function: String,
+    /// Records that are not finished; absent while the log cannot tell.
+    pub lag: Option<i64>,
+    /// Events under way.
+    pub under_way: usize,
+    /// Events that arrived since the start.
+    pub delivered: u64,
+    /// Tries after the first since the start.
+    pub retried: u64,
+    /// Events that went to the dead letter since the start.
+    pub dead: u64,
+}
+
+/// Plays all arrows until `stop`. Of each new dead letter `news` gets a line.
+pub fn play(
+    arrows: &Arrows,
+    log: &Arc<dyn Log>,
+    sink: &Arc<dyn Sink>,
+    news: mpsc::UnboundedSender<String>,
+    stop: &CancellationToken,
+) -> Playing {
+    let tasks = TaskTracker::new();
+    let mut playing = Playing { arrows: Vec::new(), tasks: tasks.clone(), letters: Arc::default() };
+    for source in arrows.sources() {
+        let progress = Arc::new(Progress::default());
+        tasks.spawn(source::play(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
+        playing.arrows.push(Arrow { source, progress, log: log.clone(), ends: Mutex::new(None) });
+    }
+    for ping in &arrows.ping_sources {
+        tasks.spawn(ping::play(ping.metadata.clone(), ping.spec.clone(), sink.clone(), stop.clone()));
+    }
+    for topic in arrows.dead_letter_topics() {
+        let watch = watch(log.clone(), topic, playing.letters.clone(), news.clone());
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = watch => {}
+            }
+        });
+    }
+    tasks.close();
+    playing
+}
+
+impl Playing {
+    /// What each arrow did.
+    pub async fn status(&self) -> Vec<ArrowStatus> {
+        futures_util::future::join_all(self.arrows.iter().map(Arrow::status)).await
+    }
+
+    /// Dead letters that nobody took care of yet.
+    #[must_use]
+    pub fn dead_letters(&self) -> usize {
+        self.letters.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Waits until all ended, after `stop`.
+    pub async fn ended(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+impl Arrow {
+    async fn status(&self) -> ArrowStatus {
+        use std::sync::atomic::Ordering::Relaxed;
+        let lag = self.ends().await.map(|ends| self.progress.lag(&ends)).ok();
+        ArrowStatus {
+            name: self.source.name.clone(),
+            function: self.source.function.clone(),
+            lag,
+            under_way: self.progress.under_way.load(Relaxed),
+            delivered: self.progress.delivered.load(Relaxed),
+            retried: self.progress.retried.load(Relaxed),
+            dead: self.progress.dead.load(Relaxed),
+        }
+    }
+
+    async fn ends(&self) -> Result<BTreeMap<i32, i64>, LogError> {
+        let mut ends = self.ends.lock().await;
+        let consumer = match ends.take() {
+            Some(consumer) => consumer,
+            None => self.log.consume(&self.source.topic, None, Start::Latest).await?,
+        };
+        ends.insert(consumer).ends().await
+    }
+}
+
+/// Follows a topic of dead letters for ever.
+async fn watch(
+    log: Arc<dyn Log>,
+    topic: String,
+    open: Arc<std::sync::atomic::AtomicUsize>,
+    news: mpsc::UnboundedSender<String>,
+) {
+    loop {
+        if let Err(error) = follow(&*log, &topic, &open, &news).await {
+            let error = shared::error::Error::unavailable(&error);
+            tracing::warn!(%error, "cannot read the dead letters now");
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+async fn follow(
+    log: &dyn Log,
+    topic: &str,
+    open: &std::sync::atomic::AtomicUsize,
+    news: &mpsc::UnboundedSender<String>,
+) -> Result<(), LogError> {
+    let mut consumer = log.consume(topic, None, Start::Earliest).await?;
+    let mut letters = Letters::default();
+    let mut old = true;
+    loop {
+        let mut batch = consumer.poll_now(1_000).await?;
+        if batch.records.is_empty() {
+            old = false;
+            batch = consumer.poll(1_000).await?;
+        }
+        for delivered in batch.records {
+            if let Some(letter) = letters.take(&delivered, topic).filter(|_| !old) {
+                let code = letter.code().unwrap_or("no answer");
+                let _ = news.send(format!("dead letter {}: {} said {code}", letter.id, letter.function()));
+            }
+        }
+        open.store(letters.len(), std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,82 @@
+//! Which offsets of a partition are finished, and up to where all of them are: that may be committed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// The offsets that were read and not committed, by partition.
+#[derive(Debug, Default)]
+pub(crate) struct Offsets {
+    partitions: BTreeMap<i32, Partition>,
+    changed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// In the order read, and whether each is finished; the first one is not.
+    open: VecDeque<(i64, bool)>,
+    /// The offset after the newest one that was read.
+    read: i64,
+}
+
+impl Offsets {
+    /// An offset was read.
+    pub(crate) fn begin(&mut self, partition: i32, offset: i64) {
+        let partition = self.partitions.entry(partition).or_default();
+        partition.open.push_back((offset, false));
+        partition.read = offset + 1;
+    }
+
+    /// An offset is finished; answers the first one of the partition that is not.
+    pub(crate) fn finish(&mut self, partition: i32, offset: i64) -> Option<i64> {
+        // A partition that was taken away in the meantime is another consumer's.
+        let partition = self.partitions.get_mut(&partition)?;
+        let at = partition.open.binary_search_by_key(&offset, |(offset, _)| *offset).ok()?;
+        partition.open[at].1 = true;
+        while partition.open.front().is_some_and(|(_, finished)| *finished) {
+            partition.open.pop_front();
+            self.changed = true;
+        }
+        Some(partition.next())
+    }
+
+    /// Another consumer has the partition now.
+    pub(crate) fn forget(&mut self, partition: i32) {
+        self.partitions.remove(&partition);
+    }
+
+    /// What is to be committed, when that changed since it was asked for last.
+    pub(crate) fn to_commit(&mut self) -> Option<BTreeMap<i32, i64>> {
+        let changed = std::mem::take(&mut self.changed);
+        changed
+            .then(|| self.partitions.iter().map(|(number, partition)| (*number, partition.next())).collect())
+    }
+}
+
+impl Partition {
+    fn next(&self) -> i64 {
+        self.open.front().map_or(self.read, |(offset, _)| *offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_nothing_unfinished_before_it_is_committed() {
+        let mut offsets = Offsets::default();
+        for offset in [3, 4, 7] {
+            offsets.begin(0, offset);
+        }
+        offsets.begin(1, 0);
+        assert_eq!(offsets.to_commit(), None);
+        assert_eq!(offsets.finish(0, 7), Some(3));
+        assert_eq!(offsets.to_commit(), None);
+        assert_eq!(offsets.finish(0, 3), Some(4));
+        assert_eq!(offsets.to_commit(), Some([(0, 4), (1, 0)].into()));
+        assert_eq!(offsets.finish(0, 4), Some(8));
+        assert_eq!(offsets.to_commit(), Some([(0, 8), (1, 0)].into()));
+        assert_eq!(offsets.to_commit(), None);
+        offsets.forget(1);
+        assert_eq!(offsets.finish(1, 0), None);
+    }
+}
