@@ -9,7 +9,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     dead_letters::Letters,
-    manifest::{Destination, KafkaSink, KafkaSource, Manifest, ManifestError, PingSource, Reference, Resource, Service},
+    manifest::{
+        Destination, KafkaSink, KafkaSource, Manifest, ManifestError, PingSource, Reference, Resource,
+        Service,
+    },
     ping,
     sink::Sink,
     source::{self, Progress, Source},
@@ -55,9 +58,12 @@ impl Arrows {
             }
         }
         match references.iter().find(|(_, _, reference)| !arrows.has(reference)) {
-            Some((file, text, Reference { api_version, kind, name, .. })) => {
-                Err(at(file, text, &format!("name: {name}"), format!("there is no {api_version} {kind} `{name}`")))
-            }
+            Some((file, text, Reference { api_version, kind, name, .. })) => Err(at(
+                file,
+                text,
+                &format!("name: {name}"),
+                format!("there is no {api_version} {kind} `{name}`"),
+            )),
             None => Ok(arrows),
         }
     }

@@ -390,7 +390,10 @@ spec:
             let text = PING.replacen(from, to, 1);
             assert_ne!(text, PING, "{from}");
             let error = read("tick.yaml", &text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("tick.yaml:{line}: ")) && error.contains(word), "{to}: {error}");
+            assert!(
+                error.starts_with(&format!("tick.yaml:{line}: ")) && error.contains(word),
+                "{to}: {error}"
+            );
         }
     }
 
@@ -403,7 +406,9 @@ spec:
 
     #[test]
     fn durations_are_written_in_iso_8601() {
-        for (text, millis) in [("PT0.02S", Some(20)), ("PT30S", Some(30_000)), ("PT1M", Some(60_000)), ("5s", None)] {
+        for (text, millis) in
+            [("PT0.02S", Some(20)), ("PT30S", Some(30_000)), ("PT1M", Some(60_000)), ("5s", None)]
+        {
             let parsed = IsoDuration::try_from(text.to_owned()).ok();
             assert_eq!(parsed.map(|d| d.0), millis.map(Duration::from_millis), "{text}");
         }

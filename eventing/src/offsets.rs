@@ -44,7 +44,7 @@ impl Offsets {
     }
 
     /// What is to be committed, when that changed since it was asked for last.
-    pub(crate) fn to_commit(&mut self) -> Option<BTreeMap<i32, i64>> {
+    pub(crate) fn take_commit(&mut self) -> Option<BTreeMap<i32, i64>> {
         let changed = std::mem::take(&mut self.changed);
         changed
             .then(|| self.partitions.iter().map(|(number, partition)| (*number, partition.next())).collect())
@@ -68,14 +68,14 @@ mod tests {
             offsets.begin(0, offset);
         }
         offsets.begin(1, 0);
-        assert_eq!(offsets.to_commit(), None);
+        assert_eq!(offsets.take_commit(), None);
         assert_eq!(offsets.finish(0, 7), Some(3));
-        assert_eq!(offsets.to_commit(), None);
+        assert_eq!(offsets.take_commit(), None);
         assert_eq!(offsets.finish(0, 3), Some(4));
-        assert_eq!(offsets.to_commit(), Some([(0, 4), (1, 0)].into()));
+        assert_eq!(offsets.take_commit(), Some([(0, 4), (1, 0)].into()));
         assert_eq!(offsets.finish(0, 4), Some(8));
-        assert_eq!(offsets.to_commit(), Some([(0, 8), (1, 0)].into()));
-        assert_eq!(offsets.to_commit(), None);
+        assert_eq!(offsets.take_commit(), Some([(0, 8), (1, 0)].into()));
+        assert_eq!(offsets.take_commit(), None);
         offsets.forget(1);
         assert_eq!(offsets.finish(1, 0), None);
     }

@@ -272,7 +272,7 @@ impl Player {
                     }
                 }
                 _ = commit.tick() => {
-                    if let Some(next) = offsets.to_commit() {
+                    if let Some(next) = offsets.take_commit() {
                         let _ = commits.send(next).await;
                     }
                 }
@@ -285,7 +285,7 @@ impl Player {
         };
         // What does not end in time is sent again after the next start.
         let _ = timeout(DRAIN, drain).await;
-        if let Some(next) = offsets.to_commit() {
+        if let Some(next) = offsets.take_commit() {
             let _ = commits.send(next).await;
         }
     }

@@ -60,8 +60,7 @@ pub async fn run(address: SocketAddr, burst: Burst) -> anyhow::Result<()> {
     let exact = until_exact(address, expected).await;
     let exact_at = Instant::now();
     watch.abort();
-    let seen: Vec<_> =
-        lock(&replicas).iter().map(|(name, most)| format!("{name} {most}")).collect();
+    let seen: Vec<_> = lock(&replicas).iter().map(|(name, most)| format!("{name} {most}")).collect();
     println!("replicas at most   {}", seen.join(", "));
     exact?;
     println!(
@@ -123,7 +122,13 @@ fn bodies(burst: Burst) -> Vec<Bytes> {
     let users: Vec<Bytes> = (0..burst.users as usize).map(|n| names::user(n).to_json().into()).collect();
     let mut bodies = users.clone();
     for round in 1..burst.repeats as usize {
-        bodies.extend(users.iter().enumerate().filter(|(n, _)| n % burst.repeats as usize >= round).map(|(_, b)| b.clone()));
+        bodies.extend(
+            users
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| n % burst.repeats as usize >= round)
+                .map(|(_, b)| b.clone()),
+        );
     }
     bodies
 }
@@ -142,7 +147,10 @@ async fn client(
         loop {
             let refusal = match client.post_json("/ingress/user", body.clone()).await {
                 Ok(answer) if answer.status() == StatusCode::CREATED => break,
-                Ok(answer) if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS => {
+                Ok(answer)
+                    if answer.status().is_client_error()
+                        && answer.status() != StatusCode::TOO_MANY_REQUESTS =>
+                {
                     bail!("a user was rejected: {}", String::from_utf8_lossy(answer.body()))
                 }
                 Ok(answer) => answer.status().to_string(),
@@ -170,7 +178,8 @@ async fn settled(address: SocketAddr) -> anyhow::Result<u64> {
     let mut client = Client::new(address);
     let started = Instant::now();
     loop {
-        let status = json(&mut client, "/status").await.with_context(|| format!("nothing answers at {address}"))?;
+        let status =
+            json(&mut client, "/status").await.with_context(|| format!("nothing answers at {address}"))?;
         let lag: i64 = items(&status, "arrows").filter_map(|arrow| arrow["lag"].as_i64()).sum();
         if lag == 0 {
             return count(&mut client).await;

@@ -42,7 +42,11 @@ impl Client {
     }
 
     /// `POST path` with a JSON body.
-    pub async fn post_json(&mut self, path: &str, body: impl Into<Bytes>) -> Result<Response<Bytes>, ClientError> {
+    pub async fn post_json(
+        &mut self,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Response<Bytes>, ClientError> {
         self.send(Request::post(path).header("content-type", "application/json").body(body.into())?).await
     }
 
@@ -67,9 +71,16 @@ impl Client {
     }
 
     async fn sender(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, ClientError> {
-        let open = match self.sender.take() {
-            Some(mut sender) if sender.ready().await.is_ok() => sender,
-            _ => connect(self.address).await?,
+        let mut open = self.sender.take();
+        // One that was closed meanwhile is replaced.
+        if let Some(sender) = &mut open
+            && sender.ready().await.is_err()
+        {
+            open = None;
+        }
+        let open = match open {
+            Some(sender) => sender,
+            None => connect(self.address).await?,
         };
         Ok(self.sender.insert(open))
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use croner::{
     Cron,
-    parser::{CronParser, Seconds},
+    parser::{CronParser, Seconds, Year},
 };
 use serde::Deserialize;
 
@@ -21,7 +21,7 @@ impl TryFrom<String> for Schedule {
         if text.starts_with("@every") {
             return Err(wrong(&"`@every` is not supported by a PingSource"));
         }
-        let parser = CronParser::builder().seconds(Seconds::Optional).build();
+        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         parser.parse(&text).map(Self).map_err(|e| wrong(&e))
     }
 }

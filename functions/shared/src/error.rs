@@ -81,4 +81,11 @@ impl Problem {
             detail: detail.into(),
         }
     }
+
+    /// The problem as JSON bytes.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        // A struct of strings and a number has no way to fail to serialise.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }

@@ -143,8 +143,7 @@ pub fn empty(status: StatusCode) -> Response {
 
 /// The RFC 9457 answer for a status.
 pub fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
-    let body = serde_json::to_vec(&Problem::new(status, detail)).unwrap_or_default();
-    answer(status, "application/problem+json", body)
+    answer(status, "application/problem+json", Problem::new(status, detail).to_json())
 }
 
 fn failure(error: &Error) -> Response {

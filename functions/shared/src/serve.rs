@@ -2,7 +2,13 @@
 //! Knows no route and no backend.
 
 use std::{
-    convert::Infallible, future::Future, io, net::Ipv4Addr, path::Path, process::ExitCode, sync::Arc,
+    convert::Infallible,
+    future::Future,
+    io,
+    net::Ipv4Addr,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -71,7 +77,7 @@ async fn function(
     open: impl FnOnce(&Config) -> Result<Router, ConfigError>,
 ) -> Result<(), Stop> {
     let config = Config::read(|key| std::env::var(key).ok(), Path::new(DATA)).map_err(Stop::Config)?;
-    let telemetry = telemetry::start(name, &config).map_err(Stop::Config)?;
+    let telemetry = telemetry::start(name, &config, io::stdout).map_err(Stop::Config)?;
     let router = open(&config).map_err(Stop::Config)?;
     let listener = listen(config.port).await.map_err(Stop::Io)?;
     hold_lifeline();
@@ -120,13 +126,13 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
 /// Serves the routes until `stop`; then takes no new connection and lets requests under way end.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
     let router = Arc::new(router);
-    serve_with(listener, move |request| respond(router.clone(), request), stop).await;
+    serve_with(listener, move |_, request| respond(router.clone(), request), stop).await;
 }
 
-/// Serves any handler likewise.
+/// Serves any handler of a client's address and request likewise.
 pub async fn serve_with<H, F>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
 where
-    H: Fn(hyper::Request<Incoming>) -> F + Send + Sync + 'static,
+    H: Fn(SocketAddr, hyper::Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let handler = Arc::new(handler);
@@ -137,10 +143,10 @@ where
     let server = Arc::new(server);
     tokio::pin!(stop);
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 // Out of file descriptors, say: those under way go on, and free some.
                 Err(error) => {
                     tracing::error!(%error, "could not accept a connection");
@@ -155,7 +161,7 @@ where
                 return;
             }
             let service = service_fn(move |request| {
-                let answer = handler(request);
+                let answer = handler(peer, request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = server.serve_connection(TokioIo::new(stream), service);
@@ -193,13 +199,6 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
     };
     let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
     router.answer(Request { method, path, query, headers: head.headers, body }).await
-}
-
-/// Reads a whole body of at most `limit` bytes, or says what to answer instead.
-pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
-    timeout(BODY_TIMEOUT, read(body, limit)).await.unwrap_or_else(|_| {
-        Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
-    })
 }
 
 async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {

@@ -17,7 +17,7 @@ use tracing::{Event, Instrument, Subscriber, field::Field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer,
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt,
     registry::LookupSpan,
     util::SubscriberInitExt,
@@ -47,13 +47,16 @@ impl Telemetry {
     }
 }
 
-/// Starts logging, and tracing when an endpoint is configured.
-pub fn start(name: &'static str, config: &Config) -> Result<Telemetry, ConfigError> {
+/// Starts logging to `logs`, and tracing when an endpoint is configured.
+pub fn start<W>(name: &'static str, config: &Config, logs: W) -> Result<Telemetry, ConfigError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_new(&config.log_level)
         .map_err(|e| ConfigError::new("LOG_LEVEL", format!("`{}` is no filter: {e}", config.log_level)))?;
     let provider = config.otlp_endpoint.as_deref().map(|endpoint| exporter(name, endpoint)).transpose()?;
     let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(name)));
-    let logs = tracing_subscriber::fmt::layer().event_format(JsonLine).with_writer(std::io::stdout);
+    let logs = tracing_subscriber::fmt::layer().event_format(JsonLine).with_writer(logs);
     // A second start in one process (tests) keeps the first's subscriber.
     let _ = tracing_subscriber::registry().with(traces).with(logs.with_filter(filter)).try_init();
     TRACES.store(provider.is_some(), Ordering::Relaxed);

@@ -1,0 +1,152 @@
+//! How a record is sent, tried, and put into the dead letter.
+
+use std::{
+    sync::{Mutex, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use eventing::{dead_letters::Letters, sink::SinkError};
+use http::Response;
+use shared::record::Record;
+use tokio::time::Instant;
+
+use crate::harness::{Function, Shared, event, eventually, play, source, status, value};
+
+async fn sent(record: Record) -> http::Request<Bytes> {
+    let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(204)));
+    log.0.put("user", record);
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("it was sent", || !count.requests.lock().unwrap().is_empty()).await;
+    played.end().await;
+    let (function, request) = count.requests.lock().unwrap().remove(0);
+    assert_eq!((function.as_str(), request.method()), ("count", &http::Method::POST));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binary_event_is_sent_as_it_is() {
+    let mut record = event("é 1%", "k");
+    record.headers.push(("ce_traceparent".into(), Bytes::from_static(b"00-a-b-01")));
+    let request = sent(record).await;
+    for (header, expected) in [
+        ("ce-id", "%C3%A9%201%25"),
+        ("ce-source", "/test"),
+        ("ce-type", "test"),
+        ("ce-traceparent", "00-a-b-01"),
+        ("ce-knativekafkapartition", "3"),
+        ("ce-knativekafkaoffset", "0"),
+        ("content-type", "application/json"),
+        ("prefer", "reply"),
+        ("kn-namespace", "default"),
+    ] {
+        assert_eq!(value(&request, header), expected, "{header}");
+    }
+    assert_eq!(request.body(), "{}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_structured_event_is_sent_in_binary_mode() {
+    let json = r#"{"specversion":"1.0","id":"7","source":"/s","type":"t","data":{"a": 1}}"#;
+    let headers = vec![("content-type".into(), Bytes::from_static(b"application/cloudevents+json"))];
+    let request = sent(Record { key: None, headers, value: Some(Bytes::from_static(json.as_bytes())) }).await;
+    assert_eq!((value(&request, "ce-id"), value(&request, "ce-source")), ("7".into(), "/s".into()));
+    assert_eq!(request.body(), r#"{"a": 1}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_other_record_becomes_an_event_around_it() {
+    let headers = vec![("X-Trace-1".into(), Bytes::from_static(b"v"))];
+    let key = Some(Bytes::from_static(b"k"));
+    let request = sent(Record { key, headers, value: Some(Bytes::from_static(b"plain")) }).await;
+    for (header, expected) in [
+        ("ce-type", "dev.knative.kafka.event"),
+        ("ce-id", "partition:3/offset:0"),
+        ("ce-source", "/apis/v1/namespaces/default/kafkasources/log-to-count#user"),
+        ("ce-subject", "partition:3#0"),
+        ("ce-time", "2023-11-14T22:13:20.000Z"),
+        ("ce-key", "k"),
+        ("ce-partitionkey", "k"),
+        ("ce-kafkaheaderxtrace1", "v"),
+    ] {
+        assert_eq!(value(&request, header), expected, "{header}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_no_event_is_skipped_and_committed() {
+    let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
+    let mut bad = event("", "k");
+    bad.headers.push(("ce_other".into(), Bytes::from_static(&[0xff])));
+    log.0.put("user", bad);
+    log.0.put("user", event("good", "k"));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
+    assert_eq!(count.heard("ce-id"), ["good"]);
+    played.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_are_as_far_apart_as_the_manifest_says() {
+    let start = Instant::now();
+    let times = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let seen = times.clone();
+    let count = Function::new(Duration::ZERO, move |_| {
+        seen.lock().unwrap().push(start.elapsed().as_millis());
+        if seen.lock().unwrap().len() < 5 { status(503) } else { status(200) }
+    });
+    let log = Shared::default();
+    log.0.put("user", event("1", "k"));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("it arrived", || played.progress.delivered.load(SeqCst) == 1).await;
+    assert_eq!(played.progress.retried.load(SeqCst), 4);
+    played.end().await;
+    let times = times.lock().unwrap();
+    let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // The clock of a test may be a millisecond late at each timer.
+    let expected = [20, 40, 60, 80];
+    assert!(gaps.iter().zip(expected).all(|(gap, e)| (e..e + 4).contains(gap)), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_event_goes_to_the_dead_letter_with_the_reason() {
+    let body = "x".repeat(2_000);
+    let answer = move |_: &_| {
+        let head = Response::builder().status(422).header("kne-rule", "conflict");
+        Ok(head.body(Bytes::from(body.clone())).unwrap())
+    };
+    let (log, count) = (Shared::default(), Function::new(Duration::ZERO, answer));
+    log.0.put("user", event("1", "k"));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("it is committed", || log.0.committed() == log.0.ends("user")).await;
+    played.end().await;
+    assert_eq!(count.requests.lock().unwrap().len(), 1);
+    let letter = log.0.records("user-dead-letter").remove(0).record;
+    let data = BASE64_STANDARD.encode("x".repeat(1_024));
+    for (header, expected) in [
+        ("ce_id", "1"),
+        ("ce_knativekafkaoffset", "0"),
+        ("ce_knativeerrordest", "http://count.default.svc.cluster.local"),
+        ("ce_knativeerrorcode", "422"),
+        ("ce_knativeerrordata", &data),
+        ("ce_knerule", "conflict"),
+    ] {
+        assert_eq!(letter.header(header), Some(&Bytes::from(expected.to_owned())), "{header}");
+    }
+    assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"k"[..]), Some(&b"{}"[..])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_answer_the_dead_letter_says_only_where_to() {
+    let count = Function::new(Duration::ZERO, |_| Err(SinkError("refused".into())));
+    let log = Shared::default();
+    log.0.put("user", event("1", "k"));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("it is in the dead letter", || !log.0.records("user-dead-letter").is_empty()).await;
+    played.end().await;
+    assert_eq!(count.requests.lock().unwrap().len(), 241);
+    let letters = Letters::read(&log, "user-dead-letter").await.unwrap();
+    assert_eq!((letters[0].function(), letters[0].code()), ("count", None));
+    assert_eq!(letters[0].event.attribute("knativeerrordata"), None);
+}

@@ -1,0 +1,120 @@
+//! What is under way at once, what is committed, and what a crash leaves.
+
+use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, time::Duration};
+
+use crate::harness::{Function, Shared, event, eventually, play, source, status, value};
+
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+
+fn filled(events: usize) -> Shared {
+    let log = Shared::default();
+    for n in 0..events {
+        log.0.put("user", event(&n.to_string(), KEYS[n % 4]));
+    }
+    log
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_source_keeps_one_of_each_partition_under_way() {
+    let (log, store) = (filled(40), Function::new(Duration::from_millis(10), |_| status(200)));
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("all arrived", || played.progress.delivered.load(SeqCst) == 40).await;
+    played.end().await;
+    assert_eq!((store.most_of_a_partition.load(SeqCst), store.most.load(SeqCst)), (1, 4));
+    for key in KEYS {
+        let requests = store.requests.lock().unwrap();
+        let of_key = requests.iter().filter(|(_, r)| value(r, "ce-partitionkey") == key);
+        let ids: Vec<usize> = of_key.map(|(_, r)| value(r, "ce-id").parse().unwrap()).collect();
+        assert!(ids.is_sorted() && ids.len() == 10, "{ids:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_waits_does_not_stop_the_others() {
+    let answer = |r: &_| status(if value(r, "ce-partitionkey") == "a" { 503 } else { 200 });
+    let (log, store) = (filled(400), Function::new(Duration::ZERO, answer));
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("the others arrived", || played.progress.delivered.load(SeqCst) == 300).await;
+    played.end().await;
+    let ids: BTreeSet<_> =
+        store.heard("ce-id").into_iter().filter(|id| id.parse::<u32>().unwrap() % 4 == 0).collect();
+    assert_eq!(ids, ["0".to_owned()].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unordered_source_has_fifty_a_consumer_under_way() {
+    let (log, count) = (filled(1_000), Function::new(Duration::from_millis(10), |_| status(200)));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("all arrived", || played.progress.delivered.load(SeqCst) == 1_000).await;
+    played.end().await;
+    assert_eq!(count.most.load(SeqCst), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poison_event_does_not_stop_those_behind_it() {
+    let answer = |r: &_| status(if value(r, "ce-id") == "4" { 503 } else { 200 });
+    let (log, count) = (filled(800), Function::new(Duration::ZERO, answer));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("the others arrived", || played.progress.delivered.load(SeqCst) == 799).await;
+    assert_eq!(played.progress.dead.load(SeqCst), 0);
+    eventually("what can be is committed", || log.0.committed().len() == 4).await;
+    let first = log.0.records("user").remove(4);
+    assert_eq!(log.0.committed()[&first.partition], first.offset);
+    assert_eq!(played.progress.lag(&log.0.ends("user")), 199);
+    eventually("it is in the dead letter", || played.progress.dead.load(SeqCst) == 1).await;
+    played.end().await;
+    assert_eq!(log.0.committed(), log.0.ends("user"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loses_no_event_and_repeats_only_what_was_not_committed() {
+    let (log, count) = (filled(3_000), Function::new(Duration::from_millis(500), |_| status(200)));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("something is committed", || !log.0.committed().is_empty()).await;
+    played.task.abort();
+    let _ = played.task.await;
+    let committed: i64 = log.0.committed().values().sum();
+    assert!((1..3_000).contains(&committed), "{committed}");
+
+    let again = Function::new(Duration::ZERO, |_| status(200));
+    let played = play(source("log-to-count"), &log, &again);
+    eventually("all is committed", || log.0.committed() == log.0.ends("user")).await;
+    played.end().await;
+    let second = again.heard("ce-id");
+    assert_eq!(second.len() as i64, 3_000 - committed);
+    let all: BTreeSet<_> = count.heard("ce-id").into_iter().chain(second).collect();
+    assert_eq!(all.len(), 3_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_source_commits_what_ended() {
+    let (log, count) = (filled(10), Function::new(Duration::from_secs(1), |_| status(200)));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("all are under way", || count.requests.lock().unwrap().len() == 10).await;
+    played.end().await;
+    assert_eq!(log.0.committed(), log.0.ends("user"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_committed_before_its_dead_letter_is_written() {
+    let (log, count) = (filled(1), Function::new(Duration::ZERO, |_| status(400)));
+    log.0.broken.store(true, SeqCst);
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("it was rejected", || count.requests.lock().unwrap().len() == 1).await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(log.0.committed().is_empty());
+    log.0.broken.store(false, SeqCst);
+    eventually("it is committed", || log.0.committed() == log.0.ends("user")).await;
+    assert_eq!((log.0.records("user-dead-letter").len(), count.requests.lock().unwrap().len()), (1, 1));
+    played.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_backlog_is_not_read_into_memory() {
+    let (log, count) = (filled(10_000), Function::new(Duration::from_secs(3_600), |_| status(200)));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("as many as may be are under way", || count.most.load(SeqCst) == 200).await;
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert!(log.0.given.load(SeqCst) <= 4_000, "{}", log.0.given.load(SeqCst));
+    played.end().await;
+}

@@ -1,0 +1,289 @@
+//! A log in memory, a function as a closure, and what the tests do with them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
+use bytes::Bytes;
+use eventing::{
+    arrows::Arrows,
+    sink::{Sink, SinkError},
+    source::{self, Progress, Source},
+};
+use http::{Request, Response};
+use shared::record::Record;
+use tokio::{sync::Notify, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+/// The functions that the project's arrows lead to.
+pub const SERVICES: &str = "
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: count}
+spec: {template: {spec: {containers: [{image: count}]}}}
+---
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: store}
+spec: {template: {spec: {containers: [{image: store}]}}}
+---
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: batch}
+spec: {template: {spec: {containers: [{image: batch}]}}}
+";
+
+/// The project's own arrows.
+pub fn arrows() -> Arrows {
+    Arrows::read([
+        ("services.yaml", SERVICES),
+        ("log-to-count.yaml", include_str!("../../log-to-count.yaml")),
+        ("log-to-store.yaml", include_str!("../../log-to-store.yaml")),
+        ("minute-to-batch.yaml", include_str!("../../minute-to-batch.yaml")),
+        ("dead-letter.yaml", include_str!("../../dead-letter.yaml")),
+    ])
+    .unwrap()
+}
+
+/// The project's source of that name.
+pub fn source(name: &str) -> Source {
+    arrows().sources().into_iter().find(|source| source.name == name).unwrap()
+}
+
+#[derive(Default)]
+struct State {
+    topics: BTreeMap<String, Vec<Delivered>>,
+    committed: BTreeMap<i32, i64>,
+}
+
+/// A log of four partitions; it forgets all when the test ends.
+#[derive(Default)]
+pub struct Memory {
+    state: Mutex<State>,
+    news: Notify,
+    /// How many records consumers were given.
+    pub given: AtomicUsize,
+    /// Whether appends fail.
+    pub broken: AtomicBool,
+}
+
+impl Memory {
+    pub fn put(&self, topic: &str, record: Record) {
+        let mut state = self.state.lock().unwrap();
+        let records = state.topics.entry(topic.to_owned()).or_default();
+        let partition = record.key.iter().flatten().map(|byte| i32::from(*byte)).sum::<i32>() % 4;
+        let offset = records.iter().filter(|d| d.partition == partition).count() as i64;
+        records.push(Delivered { partition, offset, time_ms: 1_700_000_000_000, record });
+        self.news.notify_waiters();
+    }
+
+    pub fn records(&self, topic: &str) -> Vec<Delivered> {
+        self.state.lock().unwrap().topics.get(topic).cloned().unwrap_or_default()
+    }
+
+    pub fn committed(&self) -> BTreeMap<i32, i64> {
+        self.state.lock().unwrap().committed.clone()
+    }
+
+    pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
+        self.records(topic).iter().map(|d| (d.partition, d.offset + 1)).collect()
+    }
+}
+
+/// The log as a test shares it with what it plays.
+#[derive(Clone, Default)]
+pub struct Shared(pub Arc<Memory>);
+
+#[async_trait]
+impl Log for Shared {
+    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
+        if self.0.broken.load(SeqCst) {
+            return Err(LogError::Watch(notify::Error::generic("broken by the test")));
+        }
+        records.into_iter().for_each(|record| self.0.put(topic, record));
+        Ok(())
+    }
+
+    async fn consume(
+        &self,
+        topic: &str,
+        group: Option<&str>,
+        start: Start,
+    ) -> Result<Box<dyn Consumer>, LogError> {
+        let next = if start == Start::Latest { self.0.records(topic).len() } else { 0 };
+        let committed = if group.is_some() { self.0.committed() } else { BTreeMap::new() };
+        Ok(Box::new(Member { log: self.0.clone(), topic: topic.to_owned(), committed, next }))
+    }
+
+    async fn ready(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+struct Member {
+    log: Arc<Memory>,
+    topic: String,
+    committed: BTreeMap<i32, i64>,
+    next: usize,
+}
+
+#[async_trait]
+impl Consumer for Member {
+    async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
+        loop {
+            let log = self.log.clone();
+            let news = log.news.notified();
+            let batch = self.poll_now(max).await?;
+            if !batch.records.is_empty() {
+                return Ok(batch);
+            }
+            news.await;
+        }
+    }
+
+    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError> {
+        let mut records = Vec::new();
+        let is_new = |d: &Delivered| self.committed.get(&d.partition).is_none_or(|next| d.offset >= *next);
+        for delivered in self.log.records(&self.topic).into_iter().skip(self.next) {
+            if records.len() == max {
+                break;
+            }
+            self.next += 1;
+            if is_new(&delivered) {
+                records.push(delivered);
+            }
+        }
+        self.log.given.fetch_add(records.len(), SeqCst);
+        Ok(Batch { records, revoked: Vec::new() })
+    }
+
+    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
+        Ok(self.committed.clone())
+    }
+
+    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
+        self.log.state.lock().unwrap().committed.extend(next);
+        Ok(())
+    }
+
+    async fn ends(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
+        Ok(self.log.ends(&self.topic))
+    }
+}
+
+type Answer = Result<Response<Bytes>, SinkError>;
+
+/// A function that answers as the test says, and what it was sent.
+pub struct Function {
+    answer: Box<dyn Fn(&Request<Bytes>) -> Answer + Send + Sync>,
+    takes: Duration,
+    pub requests: Mutex<Vec<(String, Request<Bytes>)>>,
+    under_way: Mutex<BTreeMap<String, usize>>,
+    pub most: AtomicUsize,
+    pub most_of_a_partition: AtomicUsize,
+}
+
+impl Function {
+    pub fn new(
+        takes: Duration,
+        answer: impl Fn(&Request<Bytes>) -> Answer + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            answer: Box::new(answer),
+            takes,
+            requests: Mutex::default(),
+            under_way: Mutex::default(),
+            most: AtomicUsize::new(0),
+            most_of_a_partition: AtomicUsize::new(0),
+        })
+    }
+
+    /// What it was sent of a header, in order.
+    pub fn heard(&self, header: &str) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|(_, request)| value(request, header)).collect()
+    }
+}
+
+#[async_trait]
+impl Sink for Function {
+    async fn send(&self, function: &str, request: Request<Bytes>) -> Answer {
+        let partition = value(&request, "ce-knativekafkapartition");
+        {
+            let mut under_way = self.under_way.lock().unwrap();
+            let of_it = under_way.entry(partition.clone()).or_default();
+            *of_it += 1;
+            self.most_of_a_partition.fetch_max(*of_it, SeqCst);
+            self.most.fetch_max(under_way.values().sum(), SeqCst);
+        }
+        self.requests.lock().unwrap().push((function.to_owned(), request.clone()));
+        sleep(self.takes).await;
+        *self.under_way.lock().unwrap().get_mut(&partition).unwrap() -= 1;
+        (self.answer)(&request)
+    }
+}
+
+/// A header's value, empty when there is none.
+pub fn value(request: &Request<Bytes>, header: &str) -> String {
+    request.headers().get(header).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+/// An answer without a body.
+pub fn status(code: u16) -> Answer {
+    Ok(Response::builder().status(code).body(Bytes::new()).unwrap())
+}
+
+/// The record of an event whose id and key are given.
+pub fn event(id: &str, key: &str) -> Record {
+    let headers = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", id),
+        ("ce_source", "/test"),
+        ("ce_type", "test"),
+        ("ce_partitionkey", key),
+        ("content-type", "application/json"),
+    ];
+    Record {
+        key: Some(Bytes::from(key.to_owned())),
+        headers: headers.map(|(n, v)| (n.to_owned(), Bytes::from(v.to_owned()))).into(),
+        value: Some(Bytes::from_static(b"{}")),
+    }
+}
+
+/// A source that is being played.
+pub struct Played {
+    pub stop: CancellationToken,
+    pub progress: Arc<Progress>,
+    pub task: JoinHandle<()>,
+}
+
+pub fn play(source: Source, log: &Shared, function: &Arc<Function>) -> Played {
+    let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
+    let playing =
+        source::play(source, Arc::new(log.clone()), function.clone(), progress.clone(), stop.clone());
+    Played { stop, progress, task: tokio::spawn(playing) }
+}
+
+impl Played {
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+/// Waits until it is so, for ten minutes of the test's clock.
+pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..120_000 {
+        if is_so() {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came about that {what}");
+}

@@ -1,0 +1,191 @@
+//! The one port: which function a request is for, by host or by path.
+//! Limits and slow clients are the server's affair, which is the functions' own.
+
+use std::{future::Future, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use shared::serve::{BATCH_LIMIT, read_body, serve_with};
+use tokio::net::TcpListener;
+
+use crate::invoker::{Invoker, refuse};
+
+/// What a host that names a function ends with.
+const DOMAIN: &str = ".default.localhost";
+/// A little more than any function takes: its own answer says which limit counts.
+const BODY_LIMIT: usize = BATCH_LIMIT + 64 * 1024;
+/// Paths of the cluster's ingress, which takes them off.
+const PREFIXES: [(&str, &str); 2] = [("/ingress", "ingest"), ("/service-analytics", "analytics")];
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Serves until `stop`; `status` answers `GET /` and `GET /status`.
+pub(crate) async fn serve<S, F>(
+    listener: TcpListener,
+    invoker: Invoker,
+    status: S,
+    stop: impl Future<Output = ()>,
+) where
+    S: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Bytes>> + Send + 'static,
+{
+    let status = Arc::new(status);
+    let answer = move |request: Request<Incoming>| {
+        let (invoker, status) = (invoker.clone(), status.clone());
+        async move { answer(request, &invoker, &*status).await.map(Full::new) }
+    };
+    serve_with(listener, answer, stop).await;
+}
+
+async fn answer<S, F>(
+    request: Request<Incoming>,
+    invoker: &Invoker,
+    status: &S,
+) -> Response<Bytes>
+where
+    S: Fn(Request<Bytes>) -> F,
+    F: Future<Output = Response<Bytes>>,
+{
+    let host = host(&request);
+    let target = target(host.as_deref(), request.uri().path(), invoker);
+    let target = match target {
+        Ok(target) => target,
+        Err(detail) => return refuse(StatusCode::NOT_FOUND, detail),
+    };
+    if matches!(target, Target::Status) && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "the status page takes GET, HEAD");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let (mut head, body) = request.into_parts();
+    let body = match read_body(body, BODY_LIMIT).await {
+        Ok(body) => body,
+        Err(response) => return whole(*response).await,
+    };
+    match target {
+        Target::Status => status(Request::from_parts(head, body)).await,
+        Target::Function { name, cut } => {
+            if let Some(peer) = head.extensions.remove::<SocketAddr>() {
+                forwarded(&mut head.headers, peer, host.as_deref());
+            }
+            if let Some(host) = host.and_then(|h| HeaderValue::from_str(&h).ok()) {
+                head.headers.insert(header::HOST, host);
+            }
+            head.uri = without(&head.uri, cut);
+            invoker.send(&name, Request::from_parts(head, body)).await
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Status,
+    /// A function, and how many bytes of the path are taken off.
+    Function {
+        name: String,
+        cut: usize,
+    },
+}
+
+fn target(host: Option<&str>, path: &str, invoker: &Invoker) -> Result<Target, String> {
+    let (name, cut) = match route(host, path) {
+        Some(found) => found,
+        None if path == "/" || path == "/status" => return Ok(Target::Status),
+        None => {
+            return Err(format!(
+                "there is no `{path}` here; there is /, /status, /ingress/…, /service-analytics/…, /function/NAME/…"
+            ));
+        }
+    };
+    if invoker.knows(&name) {
+        return Ok(Target::Function { name, cut });
+    }
+    let known: Vec<_> = invoker.names().collect();
+    Err(format!("there is no function `{name}`; there is {known:?}"))
+}
+
+fn route(host: Option<&str>, path: &str) -> Option<(String, usize)> {
+    let named = host.map(|h| h.rsplit_once(':').map_or(h, |(name, _)| name));
+    if let Some(name) = named.and_then(|h| h.strip_suffix(DOMAIN)) {
+        return Some((name.to_owned(), 0));
+    }
+    for (prefix, name) in PREFIXES {
+        if path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Some((name.to_owned(), prefix.len()));
+        }
+    }
+    let rest = path.strip_prefix("/function/")?;
+    let name = rest.split('/').next().unwrap_or(rest);
+    Some((name.to_owned(), "/function/".len() + name.len()))
+}
+
+fn host(request: &Request<Incoming>) -> Option<String> {
+    let header = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    header.or(request.uri().authority().map(|a| a.as_str())).map(str::to_ascii_lowercase)
+}
+
+fn without(uri: &Uri, cut: usize) -> Uri {
+    let (path, query) = (&uri.path()[cut..], uri.query().map(|q| format!("?{q}")).unwrap_or_default());
+    let path = if path.is_empty() { "/" } else { path };
+    PathAndQuery::try_from(format!("{path}{query}")).map(Uri::from).unwrap_or_default()
+}
+
+/// Says where the request came from, behind what proxies before this one said.
+fn forwarded(headers: &mut http::HeaderMap, peer: SocketAddr, host: Option<&str>) {
+    let ip = peer.ip();
+    let node = if ip.is_ipv6() { format!("\"[{ip}]\"") } else { ip.to_string() };
+    let host = host.map(|h| format!(";host=\"{}\"", h.replace(['"', '\\'], ""))).unwrap_or_default();
+    append(headers, header::FORWARDED, &format!("for={node}{host};proto=http"));
+    append(headers, FORWARDED_FOR, &ip.to_string());
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+fn append(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
+    let before = headers.get(&name).and_then(|v| v.to_str().ok());
+    let value = before.map_or_else(|| value.to_owned(), |before| format!("{before}, {value}"));
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        headers.insert(name, value);
+    }
+}
+
+async fn whole(response: Response<Full<Bytes>>) -> Response<Bytes> {
+    use http_body_util::BodyExt;
+    let (head, body) = response.into_parts();
+    let Ok(body) = body.collect().await;
+    Response::from_parts(head, body.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_paths_lead_to_functions() {
+        let cases = [
+            (None, "/ingress/user", Some(("ingest", 8))),
+            (None, "/ingress", Some(("ingest", 8))),
+            (None, "/ingressing", None),
+            (None, "/service-analytics/analytics", Some(("analytics", 18))),
+            (None, "/function/count/user/count", Some(("count", 15))),
+            (None, "/function/count", Some(("count", 15))),
+            (Some("store.default.localhost:8080"), "/ingress", Some(("store", 0))),
+            (Some("store.default.localhost"), "/", Some(("store", 0))),
+            (Some("localhost:8080"), "/", None),
+            (Some("[::1]:8080"), "/elsewhere", None),
+        ];
+        for (host, path, expected) in cases {
+            let found = route(host, path);
+            assert_eq!(found.as_ref().map(|(n, c)| (n.as_str(), *c)), expected, "{host:?} {path}");
+        }
+    }
+
+    #[test]
+    fn the_prefix_goes_and_the_query_stays() {
+        let cut = |uri: &str, n| without(&uri.parse().unwrap(), n).to_string();
+        assert_eq!(cut("/ingress/user?a=b", 8), "/user?a=b");
+        assert_eq!(cut("/ingress?a=b", 8), "/?a=b");
+        assert_eq!(cut("/ingress", 8), "/");
+    }
+}

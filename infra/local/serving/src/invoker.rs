@@ -1,0 +1,145 @@
+//! Sends requests to functions by name, as Knative's activator and queue-proxy do.
+//! Every request gets an answer: the function's, or one that says why there is none.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
+use shared::error::Problem;
+use tokio::time::timeout;
+
+use crate::function::{Function, Outcome, Refusal};
+
+/// Headers that concern one connection (RFC 9110, 7.6.1), and those that the client writes itself.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Reaches every function; cheap to clone.
+#[derive(Clone)]
+pub struct Invoker {
+    functions: Arc<BTreeMap<String, Arc<Function>>>,
+}
+
+impl Invoker {
+    pub(crate) fn new(functions: Arc<BTreeMap<String, Arc<Function>>>) -> Self {
+        Self { functions }
+    }
+
+    /// The functions' names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.functions.keys().map(String::as_str)
+    }
+
+    /// Whether there is such a function.
+    #[must_use]
+    pub fn knows(&self, function: &str) -> bool {
+        self.functions.contains_key(function)
+    }
+
+    /// The function's answer. The request is sent once: what may have been worked on is not sent again.
+    pub async fn send(&self, function: &str, request: Request<Bytes>) -> Response<Bytes> {
+        let Some(found) = self.functions.get(function) else {
+            let known: Vec<_> = self.names().collect();
+            return refuse(
+                StatusCode::NOT_FOUND,
+                format!("there is no function `{function}`; there is {known:?}"),
+            );
+        };
+        let request = outgoing(function, request);
+        let mut visit = found.enter();
+        match timeout(found.spec.timeout, visit.send(request)).await {
+            Ok(Ok(mut response)) => {
+                strip(response.headers_mut());
+                response
+            }
+            Ok(Err(outcome)) => failure(function, outcome),
+            Err(_) => {
+                let seconds = found.spec.timeout.as_secs_f64();
+                refuse(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    format!("`{function}` did not answer within its timeout of {seconds} s"),
+                )
+            }
+        }
+    }
+}
+
+/// The request as a function sees it: HTTP/1.1, its path only, without what concerned the other connection.
+fn outgoing(function: &str, request: Request<Bytes>) -> Request<Full<Bytes>> {
+    let (mut head, body) = request.into_parts();
+    strip(&mut head.headers);
+    head.headers.remove(header::CONTENT_LENGTH);
+    if !head.headers.contains_key(header::HOST) {
+        let host = match head.uri.authority() {
+            Some(authority) => authority.to_string(),
+            None => format!("{function}.default.localhost"),
+        };
+        if let Ok(host) = HeaderValue::from_str(&host) {
+            head.headers.insert(header::HOST, host);
+        }
+    }
+    if head.uri.authority().is_some() {
+        head.uri =
+            head.uri.path_and_query().map_or_else(|| "/".parse(), |p| p.as_str().parse()).unwrap_or_default();
+    }
+    head.version = Version::HTTP_11;
+    Request::from_parts(head, Full::new(body))
+}
+
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // These say where the request came from and how long it is; a client cannot have them taken off.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_TYPE)
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn failure(function: &str, outcome: Outcome) -> Response<Bytes> {
+    let (status, detail) = match outcome {
+        Outcome::Broken(why) => {
+            let detail = format!("`{function}` ended before it answered ({why}); it may have done its work");
+            return refuse(StatusCode::BAD_GATEWAY, detail);
+        }
+        Outcome::NotSent(why) => (503, format!("`{function}` could not be reached ({why}); try again")),
+        Outcome::Refused(Refusal::Full) => {
+            (503, format!("too many requests wait for `{function}`; try again"))
+        }
+        Outcome::Refused(Refusal::Stopping) => {
+            (503, "the runtime ends; try again once it is back".to_owned())
+        }
+        Outcome::Refused(Refusal::Hopeless(why)) => {
+            (503, format!("`{function}` ends whenever it is started: {why}"))
+        }
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = refuse(status, detail);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// An RFC 9457 answer.
+pub(crate) fn refuse(status: StatusCode, detail: impl Into<String>) -> Response<Bytes> {
+    let body = serde_json::to_vec(&Problem::new(status, detail)).unwrap_or_default();
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    let media_type = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+}

@@ -1,0 +1,1 @@
+//! Requests, replicas and their number, against replicas that run in this process.
