@@ -133,7 +133,8 @@ impl App {
     /// The process ids of all running functions.
     pub async fn function_pids(&mut self) -> Vec<u32> {
         let status = self.get("/status").await;
-        let replicas = status["functions"].as_array().unwrap().iter().flat_map(|f| f["replicas"].as_array().unwrap());
+        let replicas =
+            status["functions"].as_array().unwrap().iter().flat_map(|f| f["replicas"].as_array().unwrap());
         replicas.filter_map(|r| r["pid"].as_u64()).map(|pid| u32::try_from(pid).unwrap()).collect()
     }
 

@@ -12,7 +12,8 @@ async fn nothing_runs_until_something_calls_and_nothing_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let mut paths = Vec::new();
     for name in ["ingest", "count", "store", "batch", "analytics"] {
-        let manifest = fs::read_to_string(format!("{}/functions/{name}/service.yaml", env!("CARGO_MANIFEST_DIR")));
+        let manifest =
+            fs::read_to_string(format!("{}/functions/{name}/service.yaml", env!("CARGO_MANIFEST_DIR")));
         let manifest = manifest.unwrap();
         let anchor = "autoscaling.knative.dev/min-scale: \"0\"";
         assert!(manifest.contains(anchor), "{manifest}");
@@ -37,7 +38,10 @@ async fn nothing_runs_until_something_calls_and_nothing_afterwards() {
     app.eventually("all are back to zero", async |app| {
         let status = app.get("/status").await;
         let functions = status["functions"].as_array().unwrap();
-        functions.iter().filter(|f| f["name"] != "batch").all(|f| f["replicas"].as_array().unwrap().is_empty())
+        functions
+            .iter()
+            .filter(|f| f["name"] != "batch")
+            .all(|f| f["replicas"].as_array().unwrap().is_empty())
     })
     .await;
     app.post_user(Uuid::new_v4(), "another").await;

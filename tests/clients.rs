@@ -10,7 +10,9 @@ use crate::app::App;
 fn python() -> Result<PathBuf, String> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cloudevents-2.2");
     let python = folder.join("bin/python");
-    let has_sdk = || Command::new(&python).args(["-c", "import cloudevents.v1"]).output().is_ok_and(|o| o.status.success());
+    let has_sdk = || {
+        Command::new(&python).args(["-c", "import cloudevents.v1"]).output().is_ok_and(|o| o.status.success())
+    };
     if has_sdk() {
         return Ok(python);
     }

@@ -95,7 +95,11 @@ fn a_wrong_configuration_ends_at_once_and_names_the_key() {
         ("analytics", "METRICS_PORT", "99999"),
         ("analytics", "CONFIG_FILE", "/does/not/exist"),
     ] {
-        let ended = std::process::Command::new(PROGRAM).args(["function", function]).env(key, value).output().unwrap();
+        let ended = std::process::Command::new(PROGRAM)
+            .args(["function", function])
+            .env(key, value)
+            .output()
+            .unwrap();
         let line = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert_eq!(ended.status.code(), Some(64), "{key}: {line}");
         assert!(line.contains(key) && line.lines().count() == 1 && !line.contains("hunter2"), "{line}");

@@ -51,8 +51,11 @@ async fn violence(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut app = App::start().await;
     let users: Vec<_> = (0..USERS).map(names::user).collect();
-    let mut posts: Vec<_> =
-        users.iter().flat_map(|user| std::iter::repeat_n(user, random.random_range(1..=3))).cloned().collect();
+    let mut posts: Vec<_> = users
+        .iter()
+        .flat_map(|user| std::iter::repeat_n(user, random.random_range(1..=3)))
+        .cloned()
+        .collect();
     for last in (1..posts.len()).rev() {
         posts.swap(last, random.random_range(0..=last));
     }
@@ -123,7 +126,11 @@ async fn agree(app: &mut App, acknowledged: &BTreeSet<Uuid>, seed: u64) {
     assert_eq!(incremental["longestNameUser"], full["longestNameUser"], "seed {seed}");
     assert_eq!(app.stop(), Some(0), "seed {seed}");
     assert_eq!(&ids(app, "master.db", "SELECT id FROM users").await, acknowledged, "seed {seed}: master");
-    assert_eq!(&ids(app, "views.db", "SELECT id FROM users_counted").await, acknowledged, "seed {seed}: views");
+    assert_eq!(
+        &ids(app, "views.db", "SELECT id FROM users_counted").await,
+        acknowledged,
+        "seed {seed}: views"
+    );
 }
 
 async fn ids(app: &App, file: &str, query: &'static str) -> BTreeSet<Uuid> {

@@ -85,7 +85,8 @@ async fn every_documented_way_to_a_function_leads_there() {
     for function in ["ingest", "count", "store", "batch", "analytics"] {
         for probe in ["healthz", "readyz", "_/health", "_/ready", "health/liveness", "health/readiness"] {
             let path = format!("/function/{function}/{probe}");
-            let answer = app.send(hyper::Request::get(&path).body(bytes::Bytes::new()).unwrap()).await.unwrap();
+            let answer =
+                app.send(hyper::Request::get(&path).body(bytes::Bytes::new()).unwrap()).await.unwrap();
             assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"ok"[..]), "{path}");
         }
     }

@@ -39,7 +39,8 @@ fn html(functions: &[FunctionStatus], arrows: &[ArrowStatus], dead_letters: usiz
     for function in functions {
         let replicas: Vec<_> =
             function.replicas.iter().map(|r| format!("{} ({} under way)", r.pid, r.in_flight)).collect();
-        let starts: Vec<_> = function.cold_starts.iter().rev().take(5).map(|start| format!("{:.1}", start.ms)).collect();
+        let starts: Vec<_> =
+            function.cold_starts.iter().rev().take(5).map(|start| format!("{:.1}", start.ms)).collect();
         row(
             &mut html,
             &[

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -199,6 +199,13 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
     };
     let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
     router.answer(Request { method, path, query, headers: head.headers, body }).await
+}
+
+/// Reads a whole body of at most `limit` bytes, or says what to answer instead (400, 408 or 413).
+pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
+    timeout(BODY_TIMEOUT, read(body, limit)).await.unwrap_or_else(|_| {
+        Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
+    })
 }
 
 async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {

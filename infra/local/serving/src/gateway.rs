@@ -32,14 +32,15 @@ pub(crate) async fn serve<S, F>(
     F: Future<Output = Response<Bytes>> + Send + 'static,
 {
     let status = Arc::new(status);
-    let answer = move |request: Request<Incoming>| {
+    let answer = move |peer, request: Request<Incoming>| {
         let (invoker, status) = (invoker.clone(), status.clone());
-        async move { answer(request, &invoker, &*status).await.map(Full::new) }
+        async move { answer(peer, request, &invoker, &*status).await.map(Full::new) }
     };
     serve_with(listener, answer, stop).await;
 }
 
 async fn answer<S, F>(
+    peer: SocketAddr,
     request: Request<Incoming>,
     invoker: &Invoker,
     status: &S,
@@ -67,9 +68,7 @@ where
     match target {
         Target::Status => status(Request::from_parts(head, body)).await,
         Target::Function { name, cut } => {
-            if let Some(peer) = head.extensions.remove::<SocketAddr>() {
-                forwarded(&mut head.headers, peer, host.as_deref());
-            }
+            forwarded(&mut head.headers, peer, host.as_deref());
             if let Some(host) = host.and_then(|h| HeaderValue::from_str(&h).ok()) {
                 head.headers.insert(header::HOST, host);
             }
