@@ -179,10 +179,11 @@ impl Consumer for Member {
 }
 
 type Answer = Result<Response<Bytes>, SinkError>;
+type Respond = dyn Fn(&Request<Bytes>) -> Answer + Send + Sync;
 
 /// A function that answers as the test says, and what it was sent.
 pub struct Function {
-    answer: Box<dyn Fn(&Request<Bytes>) -> Answer + Send + Sync>,
+    answer: Box<Respond>,
     takes: Duration,
     pub requests: Mutex<Vec<(String, Request<Bytes>)>>,
     under_way: Mutex<BTreeMap<String, usize>>,

@@ -1,0 +1,101 @@
+//! A load generator that costs little: raw HTTP/1.1 on kept connections, one request at a time on each.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use lambda_architecture::burst::names;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// What is sent.
+#[derive(Clone, Copy)]
+pub enum Request {
+    /// `POST PREFIX/user`, a new user each time.
+    User(&'static str),
+    /// `GET /analytics`.
+    Analytics,
+}
+
+impl Request {
+    fn bytes(self, n: usize) -> Vec<u8> {
+        match self {
+            Self::User(prefix) => {
+                let body = names::user(n).to_json();
+                let head = format!(
+                    "POST {prefix}/user HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                [head.into_bytes(), body].concat()
+            }
+            Self::Analytics => b"GET /analytics HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
+        }
+    }
+}
+
+/// Requests per second that are answered with `status` over `length`, after a second to warm up.
+pub async fn rate(
+    address: SocketAddr,
+    request: Request,
+    connections: usize,
+    status: u16,
+    length: Duration,
+) -> f64 {
+    let (answered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..connections)
+        .map(|n| tokio::spawn(client(address, request, n, status, answered.clone(), stop.clone())))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (before, started) = (answered.load(Relaxed), Instant::now());
+    tokio::time::sleep(length).await;
+    let rate = (answered.load(Relaxed) - before) as f64 / started.elapsed().as_secs_f64();
+    stop.store(true, Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    rate
+}
+
+async fn client(
+    address: SocketAddr,
+    request: Request,
+    n: usize,
+    status: u16,
+    answered: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let expected = format!("HTTP/1.1 {status}");
+    let mut buffer = Vec::new();
+    for turn in 0.. {
+        if stop.load(Relaxed) {
+            return;
+        }
+        stream.write_all(&request.bytes(n * 7_919 + turn)).await.unwrap();
+        buffer.clear();
+        loop {
+            assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "the server hung up");
+            if whole(&buffer) {
+                break;
+            }
+        }
+        assert!(buffer.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&buffer));
+        answered.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether an answer with a `content-length` is there whole.
+fn whole(buffer: &[u8]) -> bool {
+    let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&buffer[..end]);
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+    buffer.len() >= end + 4 + length.unwrap_or(0)
+}
