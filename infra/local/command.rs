@@ -58,9 +58,6 @@ pub(crate) enum Command {
         #[arg(long, default_value = "BEGINNING", value_parser = start)]
         from: Start,
     },
-    /// Run one function, as the system does for each replica
-    #[command(hide = true)]
-    Function { name: Function },
 }
 
 #[derive(Subcommand)]
@@ -89,15 +86,6 @@ pub(crate) struct Which {
     pub(crate) all: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Function {
-    Ingest,
-    Count,
-    Store,
-    Batch,
-    Analytics,
-}
-
 /// What reads the log.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Target {
@@ -118,7 +106,7 @@ fn start(text: &str) -> Result<Start, String> {
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     let place = cli.place;
     match cli.command {
-        None | Some(Command::Run | Command::Function { .. }) => {
+        None | Some(Command::Run) => {
             let stop = shared::serve::terminated()?;
             let listener = listen(place.listen).await?;
             System::open(&place)?.run(listener, stop).await

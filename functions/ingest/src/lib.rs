@@ -17,7 +17,7 @@ use shared::{
 };
 
 /// Most records of one commit.
-const GROUP: usize = 1_000;
+const GROUP: usize = 256;
 
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
