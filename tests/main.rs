@@ -13,6 +13,8 @@ mod bad_input;
 mod clients;
 /// Start, stop, kill.
 mod lifecycle;
+/// Metrics and traces.
+mod observed;
 /// Dead letters and replays.
 mod repair;
 /// Random kills under load.

@@ -65,6 +65,12 @@ where
 }
 
 fn exporter(name: &'static str, endpoint: &str) -> Result<SdkTracerProvider, ConfigError> {
+    if !endpoint.starts_with("http://") {
+        return Err(ConfigError::new(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "only an http:// URL is understood, as of a collector beside the function",
+        ));
+    }
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
