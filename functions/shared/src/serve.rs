@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
     body::{Body, Incoming},
@@ -190,7 +190,7 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
     let (head, body) = request.into_parts();
     let method = if head.method == Method::HEAD { Method::GET } else { head.method };
     if let Err(response) = router.check(&method, head.uri.path()) {
-        return *response;
+        return if body.is_end_stream() { *response } else { unread(*response) };
     }
     let limit = if event::media_type(&head.headers) == event::BATCHED { BATCH_LIMIT } else { ONE_LIMIT };
     let body = match read_body(body, limit).await {
@@ -203,9 +203,18 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
 
 /// Reads a whole body of at most `limit` bytes, or says what to answer instead (400, 408 or 413).
 pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
-    timeout(BODY_TIMEOUT, read(body, limit)).await.unwrap_or_else(|_| {
+    let body = timeout(BODY_TIMEOUT, read(body, limit)).await.unwrap_or_else(|_| {
         Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
-    })
+    });
+    body.map_err(|response| Box::new(unread(*response)))
+}
+
+/// An answer to a request whose body was not read whole: the connection ends with it, and the client is told so
+/// before it sends another request there.
+#[must_use]
+pub fn unread<B>(mut response: http::Response<B>) -> http::Response<B> {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {

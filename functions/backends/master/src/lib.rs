@@ -1,5 +1,6 @@
 //! The master dataset: every user as it came, and the views that the batch layer computes from it.
 
+mod mysql;
 mod sqlite;
 
 use std::sync::Arc;
@@ -11,13 +12,19 @@ use shared::{
     user::User,
 };
 
-pub use crate::sqlite::SqliteMaster;
+pub use crate::{mysql::MySqlMaster, sqlite::SqliteMaster};
 
 /// The master dataset that a URL names (`MASTER_URL`). Connects when first needed.
 pub fn open(url: &str) -> Result<Arc<dyn Master>, ConfigError> {
+    if url.starts_with("mysql://") {
+        return Ok(Arc::new(MySqlMaster::new(url)?));
+    }
     match backend_sqlite::path(url) {
         Some(path) => Ok(Arc::new(SqliteMaster::new(path))),
-        None => Err(ConfigError::unknown_url("MASTER_URL", url, &["sqlite:PATH"])),
+        None => {
+            let known = ["sqlite:PATH", "mysql://user:password@host:port/db"];
+            Err(ConfigError::unknown_url("MASTER_URL", url, &known))
+        }
     }
 }
 
@@ -71,4 +78,13 @@ pub enum MasterError {
     /// The database under the embedded master failed.
     #[error("the embedded master dataset failed")]
     Sqlite(#[from] backend_sqlite::Error),
+    /// The server failed, or cannot be reached.
+    #[error("the master dataset's server cannot do it now")]
+    MySql(#[from] sqlx::Error),
+    /// The tables could not be created.
+    #[error("the master dataset's tables could not be created")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The task that wrote was ended with its runtime.
+    #[error("the write was given up")]
+    GivenUp(#[from] tokio::task::JoinError),
 }

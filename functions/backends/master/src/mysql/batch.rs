@@ -1,0 +1,190 @@
+//! The batch layer in MySQL: the database computes, this says what. One transaction sees one snapshot of the users.
+
+use chrono::DateTime;
+use shared::{
+    history::{Point, Window},
+    user::User,
+};
+use sqlx::{Connection, MySqlConnection, MySqlPool, QueryBuilder, Row};
+use uuid::Uuid;
+
+use super::uuid;
+use crate::Tick;
+
+/// Most users that one transaction takes in, which bounds its memory.
+const PAGE: i64 = 10_000;
+/// Most minutes that one statement writes.
+const MINUTES: usize = 1_000;
+
+/// Users of a minute: which minute, the newest one's time in milliseconds, how many.
+type Minute = (i64, i64, i64);
+
+/// Takes in what is pending, page by page, or computes everything anew.
+pub(super) async fn tick(pool: &MySqlPool, full: bool) -> Result<Tick, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let mut new_users = 0;
+    loop {
+        let (users, before, pending) = page(&mut connection, full && new_users == 0).await?;
+        new_users += users - before;
+        if pending < PAGE {
+            let longest_name_user = longest(&mut connection).await?;
+            let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
+            return Ok(Tick {
+                new_users: unsigned(new_users),
+                users: unsigned(users),
+                longest_name_user,
+                full,
+            });
+        }
+    }
+}
+
+/// One transaction; answers the users in the views after and before it, and how many were pending.
+async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64, i64), sqlx::Error> {
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *connection).await?;
+    let mut transaction = connection.begin().await?;
+    // Ticks go one after the other. The snapshot is made by the first read after this.
+    let state = sqlx::query("SELECT users, longest_seq FROM batch WHERE only_row = 1 FOR UPDATE");
+    let state = state.fetch_one(&mut *transaction).await?;
+    let before: i64 = state.try_get(0)?;
+    let pending: Vec<i64> = sqlx::query_scalar("SELECT seq FROM batch_pending ORDER BY seq LIMIT ?")
+        .bind(if full { i64::MAX } else { PAGE })
+        .fetch_all(&mut *transaction)
+        .await?;
+    let (users, longest) = if full {
+        sqlx::query("DELETE FROM batch_minutes").execute(&mut *transaction).await?;
+        recompute(&mut transaction).await?
+    } else {
+        let longest = longer(&mut transaction, state.try_get(1)?, &pending).await?;
+        (before + take_in(&mut transaction, &pending).await?, longest)
+    };
+    for some in pending.chunks(MINUTES) {
+        let mut delete = QueryBuilder::new("DELETE FROM batch_pending WHERE seq IN (");
+        list(&mut delete, some);
+        delete.build().persistent(false).execute(&mut *transaction).await?;
+    }
+    let update = "UPDATE batch SET users = ?, longest_seq = ? WHERE only_row = 1";
+    sqlx::query(update).bind(users).bind(longest).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok((users, before, if full { 0 } else { pending.len() as i64 }))
+}
+
+fn list(query: &mut QueryBuilder<sqlx::MySql>, numbers: &[i64]) {
+    let mut separated = query.separated(", ");
+    for number in numbers {
+        separated.push_bind(*number);
+    }
+    query.push(")");
+}
+
+/// The longest of the users of the views and of the new ones.
+async fn longer(
+    connection: &mut MySqlConnection,
+    longest: Option<i64>,
+    new: &[i64],
+) -> Result<Option<i64>, sqlx::Error> {
+    let candidates: Vec<i64> = longest.into_iter().chain(new.iter().copied()).collect();
+    if candidates.is_empty() {
+        return Ok(None);
+    }
+    let mut query = QueryBuilder::new("SELECT seq FROM users WHERE seq IN (");
+    list(&mut query, &candidates);
+    query.push(" ORDER BY CHAR_LENGTH(name) DESC, seq LIMIT 1");
+    query.build_query_scalar().persistent(false).fetch_optional(connection).await
+}
+
+/// Adds new users to their minutes and to all later ones; answers how many they are.
+async fn take_in(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, sqlx::Error> {
+    if new.is_empty() {
+        return Ok(0);
+    }
+    let mut query =
+        QueryBuilder::new("SELECT stored_at DIV 60000, MAX(stored_at), COUNT(*) FROM users WHERE seq IN (");
+    list(&mut query, new);
+    query.push(" GROUP BY 1 ORDER BY 1");
+    let minutes: Vec<Minute> = query.build_query_as().persistent(false).fetch_all(&mut *connection).await?;
+    for (minute, newest, came) in &minutes {
+        let later = "UPDATE batch_minutes SET user_count = user_count + ? WHERE minute > ?";
+        sqlx::query(later).bind(came).bind(minute).execute(&mut *connection).await?;
+        let before = "SELECT user_count FROM batch_minutes WHERE minute <= ? ORDER BY minute DESC LIMIT 1";
+        let before: Option<i64> =
+            sqlx::query_scalar(before).bind(minute).fetch_optional(&mut *connection).await?;
+        let this = "INSERT INTO batch_minutes (minute, time, user_count) VALUES (?, ?, ?)
+            ON DUPLICATE KEY UPDATE time = GREATEST(time, VALUES(time)), user_count = VALUES(user_count)";
+        sqlx::query(this)
+            .bind(minute)
+            .bind(newest / 1_000)
+            .bind(before.unwrap_or(0) + came)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(minutes.iter().map(|(_, _, came)| came).sum())
+}
+
+/// Computes all from the users; answers how many they are, and the longest of them.
+async fn recompute(connection: &mut MySqlConnection) -> Result<(i64, Option<i64>), sqlx::Error> {
+    let minutes = "SELECT stored_at DIV 60000, MAX(stored_at), COUNT(*) FROM users GROUP BY 1 ORDER BY 1";
+    let minutes: Vec<Minute> = sqlx::query_as(minutes).fetch_all(&mut *connection).await?;
+    let mut users = 0;
+    for some in minutes.chunks(MINUTES) {
+        let mut insert = QueryBuilder::new("INSERT INTO batch_minutes (minute, time, user_count) ");
+        insert.push_values(some, |mut row, (minute, newest, came)| {
+            users += came;
+            row.push_bind(minute).push_bind(newest / 1_000).push_bind(users);
+        });
+        insert.build().persistent(false).execute(&mut *connection).await?;
+    }
+    let longest = "SELECT seq FROM users ORDER BY CHAR_LENGTH(name) DESC, seq LIMIT 1";
+    Ok((users, sqlx::query_scalar(longest).fetch_optional(connection).await?))
+}
+
+/// The batch view: the user with the longest name.
+pub(super) async fn longest(connection: &mut MySqlConnection) -> Result<Option<User>, sqlx::Error> {
+    let query = "SELECT users.id, users.name FROM batch JOIN users ON users.seq = batch.longest_seq";
+    let row = sqlx::query(query).fetch_optional(connection).await?;
+    row.map(|row| Ok(User { id: uuid(&row, 0)?, name: row.try_get(1)? })).transpose()
+}
+
+/// The batch view: users per minute, newest first.
+pub(super) async fn minutes(pool: &MySqlPool, window: Window) -> Result<Vec<Point>, sqlx::Error> {
+    let mut points = Vec::new();
+    let mut window = window;
+    while points.len() < window.limit {
+        // With steps, each last point of a step is found from the one before; without, all come at once.
+        let limit = if window.step_s.is_some() { 1 } else { window.limit };
+        let rows: Vec<(i64, i64, i64)> = some(pool, &window, limit).await?;
+        let Some((_, oldest, _)) = rows.last().copied() else { break };
+        for row in rows {
+            points.push(point(row)?);
+        }
+        let Some(step) = window.step_s else { break };
+        window.to = DateTime::from_timestamp(oldest - oldest.rem_euclid(step), 0);
+    }
+    Ok(points)
+}
+
+async fn some(pool: &MySqlPool, window: &Window, limit: usize) -> Result<Vec<(i64, i64, i64)>, sqlx::Error> {
+    let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let ceil = |time: chrono::DateTime<chrono::Utc>| (time.timestamp_millis() + 999).div_euclid(1_000);
+    let query = "SELECT minute, time, user_count FROM batch_minutes
+        WHERE user_count > ? AND user_count < ? AND time >= ? AND time < ? ORDER BY time DESC LIMIT ?";
+    sqlx::query_as(query)
+        .bind(count(window.above.unwrap_or(0)))
+        .bind(count(window.below.unwrap_or(u64::MAX)))
+        .bind(window.from.map_or(0, ceil))
+        .bind(window.to.map_or(i64::MAX, ceil))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+}
+
+fn point((minute, time, user_count): (i64, i64, i64)) -> Result<Point, sqlx::Error> {
+    let wrong = || sqlx::Error::Decode("a number out of range".into());
+    // Named by the minute itself, so that computing it anew gives the same (UUID version 8).
+    let name = u128::from(u64::try_from(minute).map_err(|_| wrong())?) << 80 | 0x8000_8000_0000_0000_0000;
+    Ok(Point {
+        id: Uuid::from_u128(name),
+        time: DateTime::from_timestamp(time, 0).ok_or_else(wrong)?,
+        user_count: u64::try_from(user_count).map_err(|_| wrong())?,
+    })
+}
