@@ -27,6 +27,8 @@ use crate::{Master, MasterError, Stored, Tick};
 const CONNECTIONS: u32 = 2;
 /// How long a request waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the first process may take to create the tables while others wait for it, seconds.
+const MIGRATION_S: u32 = 60;
 /// How often a transaction is begun anew that lost against another.
 const TRIES: u32 = 10;
 /// Error numbers of a deadlock and of a lock that was waited for too long.
@@ -121,9 +123,19 @@ impl Master for MySqlMaster {
 }
 
 impl Inner {
-    /// Creates the tables where they are not there; of several processes at once, one does (`GET_LOCK`).
+    /// Creates the tables where they are not there; of several processes at once, one does.
     async fn migrate(&self) -> Result<(), MasterError> {
-        let migrate = || async { sqlx::migrate!("./migrations/mysql").run(&self.pool).await };
+        let migrate = || async {
+            let mut connection = self.pool.acquire().await?;
+            // Not the migrator's own lock: it waits with a negative time, which MariaDB takes for none.
+            let lock = "SELECT GET_LOCK(CONCAT('migrate:', MD5(DATABASE())), ?)";
+            sqlx::query(lock).bind(MIGRATION_S).execute(&mut *connection).await?;
+            let mut migrator = sqlx::migrate!("./migrations/mysql");
+            let done = migrator.set_locking(false).run(&self.pool).await;
+            let unlock = "SELECT RELEASE_LOCK(CONCAT('migrate:', MD5(DATABASE())))";
+            sqlx::query(unlock).execute(&mut *connection).await?;
+            Ok::<_, MasterError>(done?)
+        };
         self.migrated.get_or_try_init(migrate).await?;
         Ok(())
     }

@@ -1,0 +1,310 @@
+//! What every implementation of `Master` promises, run against each of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use backend_master::{Master, Stored};
+use proptest::prelude::*;
+use shared::{history::Window, user::User};
+use uuid::Uuid;
+
+/// Where each implementation keeps its data during a test.
+mod place;
+
+use place::Place;
+
+const ALL: Window = Window { from: None, to: None, above: None, below: None, step_s: None, limit: 100_000 };
+
+fn user(id: u128, name: &str) -> User {
+    User { id: Uuid::from_u128(id), name: name.to_owned() }
+}
+
+fn conflict(kept: &str) -> Stored {
+    Stored::Conflict { kept: kept.to_owned() }
+}
+
+async fn minutes(master: &dyn Master) -> Vec<(i64, u64)> {
+    let points = master.minutes(ALL).await.unwrap();
+    points.iter().rev().map(|p| (p.time.timestamp(), p.user_count)).collect()
+}
+
+async fn the_first_name_of_an_id_stays_for_ever(place: &Place) {
+    let master = place.master(&Arc::default());
+    let first = master.store(vec![user(1, "a"), user(2, "b"), user(1, "a"), user(2, "c")]).await.unwrap();
+    assert_eq!(first, [Stored::New, Stored::New, Stored::Duplicate, conflict("b")]);
+    let again = master.store(vec![user(2, "c"), user(3, "é\u{301} 😀\"\\"), user(2, "b")]).await.unwrap();
+    assert_eq!(again, [conflict("b"), Stored::New, Stored::Duplicate]);
+    let kept = master.store(vec![user(3, "x")]).await.unwrap();
+    assert_eq!(kept, [conflict("é\u{301} 😀\"\\")]);
+    assert_eq!(master.tick(false).await.unwrap().users, 3);
+}
+
+async fn before_the_first_user_there_is_no_longest_name(place: &Place) {
+    let master = place.master(&Arc::default());
+    for full in [false, true] {
+        let tick = master.tick(full).await.unwrap();
+        assert_eq!((tick.new_users, tick.users, tick.longest_name_user), (0, 0, None));
+    }
+    assert_eq!(master.longest().await.unwrap(), None);
+    assert!(minutes(&*master).await.is_empty());
+}
+
+async fn minutes_count_who_came_until_then(place: &Place) {
+    let clock = Arc::new(AtomicI64::new(30_500));
+    let master = place.master(&clock);
+    master.store(vec![user(1, "a")]).await.unwrap();
+    clock.store(59_999, Ordering::Relaxed);
+    master.store(vec![user(2, "b")]).await.unwrap();
+    master.tick(false).await.unwrap();
+    assert_eq!(minutes(&*master).await, [(59, 2)]);
+    clock.store(185_000, Ordering::Relaxed);
+    master.store(vec![user(3, "c")]).await.unwrap();
+    clock.store(185_900, Ordering::Relaxed);
+    master.store(vec![user(4, "d")]).await.unwrap();
+    master.tick(false).await.unwrap();
+    assert_eq!(minutes(&*master).await, [(59, 2), (185, 4)]);
+    let ids: Vec<_> = master.minutes(ALL).await.unwrap().iter().map(|p| p.id).collect();
+    master.tick(true).await.unwrap();
+    assert_eq!(master.minutes(ALL).await.unwrap().iter().map(|p| p.id).collect::<Vec<_>>(), ids);
+    assert_eq!(ids[0].get_version_num(), 8);
+}
+
+async fn stores_and_ticks_at_once_lose_nobody(place: &Place) {
+    let clock = Arc::new(AtomicI64::new(1_000));
+    let stores = (0..4_u128).map(|n| {
+        let master = place.master(&clock);
+        tokio::spawn(async move {
+            for turn in 0..25 {
+                let users = (0..8).map(|k| user(n * 100 + turn * 4 + k, "same")).collect();
+                master.store(users).await.unwrap();
+            }
+        })
+    });
+    let ticks = (0..2).map(|_| {
+        let (master, clock) = (place.master(&clock), clock.clone());
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                clock.fetch_add(20_000, Ordering::Relaxed);
+                master.tick(false).await.unwrap();
+            }
+        })
+    });
+    for task in stores.chain(ticks).collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let master = place.master(&clock);
+    let (incremental, history) = (master.tick(false).await.unwrap(), minutes(&*master).await);
+    let full = master.tick(true).await.unwrap();
+    assert_eq!((incremental.users, incremental.longest_name_user), (404, full.longest_name_user));
+    assert_eq!(minutes(&*master).await, history);
+}
+
+async fn a_write_whose_caller_went_away_still_ends(place: &Place) {
+    let master = place.master(&Arc::default());
+    master.ready().await.unwrap();
+    for n in 0..50 {
+        let store = master.store(vec![user(n, "a")]);
+        let _ = tokio::time::timeout(Duration::from_micros(u64::try_from(n).unwrap() * 20), store).await;
+    }
+    // Whatever was given up has ended, or keeps nobody out.
+    let all = (0..50).map(|n| user(n, "a")).collect();
+    let outcomes = master.store(all).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| !matches!(outcome, Stored::Conflict { .. })));
+    assert_eq!(master.tick(false).await.unwrap().users, 50);
+    assert_eq!(master.tick(true).await.unwrap().users, 50);
+}
+
+/// What may happen to a master dataset.
+#[derive(Debug, Clone)]
+enum Step {
+    Store(Vec<(u8, String)>),
+    Tick,
+    Later(i64),
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let name = prop_oneof![
+        "[a-z]{1,6}",
+        "[а-яё]{1,6}",
+        "[一-龠]{1,6}",
+        "[😀-😏]{1,6}",
+        "(e\u{301}){1,3}",
+        "[\u{5d0}-\u{5ea} ]{1,6}",
+        Just("\"\\'".to_owned()),
+    ];
+    let step = prop_oneof![
+        4 => prop::collection::vec((0_u8..40, name), 1..6).prop_map(Step::Store),
+        2 => Just(Step::Tick),
+        2 => (0_i64..90_000).prop_map(Step::Later),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// The master dataset in memory, and its views computed in the plainest way.
+#[derive(Default)]
+struct Model {
+    users: Vec<(u8, String, i64)>,
+}
+
+impl Model {
+    fn store(&mut self, id: u8, name: &str, now: i64) -> Stored {
+        match self.users.iter().find(|(i, _, _)| *i == id) {
+            None => {
+                self.users.push((id, name.to_owned(), now));
+                Stored::New
+            }
+            Some((_, kept, _)) if kept == name => Stored::Duplicate,
+            Some((_, kept, _)) => conflict(kept),
+        }
+    }
+
+    fn longest(&self) -> Option<User> {
+        let length = |name: &str| name.chars().count();
+        let most = self.users.iter().map(|(_, name, _)| length(name)).max()?;
+        let (id, name, _) = self.users.iter().find(|(_, name, _)| length(name) == most)?;
+        Some(user(u128::from(*id), name))
+    }
+
+    fn minutes(&self) -> Vec<(i64, u64)> {
+        let mut minutes: Vec<(i64, u64)> = Vec::new();
+        for (n, (_, _, at)) in self.users.iter().enumerate() {
+            if minutes.last().is_some_and(|(time, _)| time / 60 == at / 60_000) {
+                minutes.pop();
+            }
+            minutes.push((at / 1_000, n as u64 + 1));
+        }
+        minutes
+    }
+}
+
+/// Whatever happens: each tick, computing all anew and the plainest way give the same.
+async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<Step>) {
+    let clock = Arc::new(AtomicI64::new(1_000_000));
+    let (mut master, mut model) = (place.master(&clock), Model::default());
+    for step in steps {
+        match step {
+            Step::Store(users) => {
+                let now = clock.load(Ordering::Relaxed);
+                let should: Vec<_> = users.iter().map(|(id, name)| model.store(*id, name, now)).collect();
+                let users = users.iter().map(|(id, name)| user(u128::from(*id), name)).collect();
+                assert_eq!(master.store(users).await.unwrap(), should);
+            }
+            Step::Tick => {
+                let tick = master.tick(false).await.unwrap();
+                assert_eq!(tick.users, model.users.len() as u64);
+                assert_eq!(tick.longest_name_user, model.longest());
+                assert_eq!(master.longest().await.unwrap(), tick.longest_name_user);
+                assert_eq!(minutes(&*master).await, model.minutes());
+            }
+            Step::Later(ms) => {
+                clock.fetch_add(ms, Ordering::Relaxed);
+            }
+            Step::Restart => master = place.master(&clock),
+        }
+    }
+    master.tick(false).await.unwrap();
+    let incremental = master.minutes(ALL).await.unwrap();
+    let full = master.tick(true).await.unwrap();
+    assert_eq!(full.longest_name_user, model.longest());
+    assert_eq!(master.minutes(ALL).await.unwrap(), incremental);
+    assert_eq!(minutes(&*master).await, model.minutes());
+}
+
+/// The suite against one implementation.
+macro_rules! suite {
+    ($name:ident, $place:expr, $cases:expr, [$($case:ident),* $(,)?]) => {
+        mod $name {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    let place = $place.await;
+                    super::$case(&place).await;
+                    place.clean().await;
+                }
+            )*
+
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: $cases, ..ProptestConfig::default() })]
+
+                #[test]
+                fn incremental_full_and_the_plainest_way_agree(steps in steps()) {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let place = $place.await;
+                        super::incremental_full_and_the_plainest_way_agree(&place, steps).await;
+                        place.clean().await;
+                    });
+                }
+            }
+        }
+    };
+}
+
+suite!(
+    sqlite,
+    Place::sqlite(),
+    48,
+    [
+        the_first_name_of_an_id_stays_for_ever,
+        before_the_first_user_there_is_no_longest_name,
+        minutes_count_who_came_until_then,
+        stores_and_ticks_at_once_lose_nobody,
+        a_write_whose_caller_went_away_still_ends,
+    ]
+);
+
+#[cfg(feature = "services")]
+suite!(
+    mysql,
+    Place::mysql(),
+    12,
+    [
+        the_first_name_of_an_id_stays_for_ever,
+        before_the_first_user_there_is_no_longest_name,
+        minutes_count_who_came_until_then,
+        stores_and_ticks_at_once_lose_nobody,
+        a_write_whose_caller_went_away_still_ends,
+    ]
+);
+
+#[cfg(feature = "services")]
+#[tokio::test]
+async fn a_user_that_commits_late_is_not_missed() {
+    let place = Place::mysql().await;
+    let master = place.master(&Arc::new(AtomicI64::new(1_000)));
+    master.ready().await.unwrap();
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        let (before, late) = (master.tick(false).await.unwrap().users, Uuid::new_v4());
+        // A lower sequence number that commits after higher ones were processed.
+        let slow = place.begin_storing(level, late, "the longest name of all that ever came").await;
+        master.store(vec![user(Uuid::new_v4().as_u128(), "quick")]).await.unwrap();
+        assert_eq!(master.tick(false).await.unwrap().users, before + 1);
+        slow.commit().await.unwrap();
+        let tick = master.tick(false).await.unwrap();
+        assert_eq!((tick.new_users, tick.users), (1, before + 2), "{level}");
+        assert_eq!(master.tick(true).await.unwrap().users, tick.users, "{level}");
+    }
+    place.clean().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_reopens_no_minute_of_the_embedded_master() {
+    let place = Place::sqlite().await;
+    let clock = Arc::new(AtomicI64::new(185_000));
+    let master = place.master(&clock);
+    master.store(vec![user(1, "a")]).await.unwrap();
+    clock.store(61_000, Ordering::Relaxed);
+    master.store(vec![user(2, "b")]).await.unwrap();
+    master.tick(false).await.unwrap();
+    assert_eq!(minutes(&*master).await, [(185, 2)]);
+}

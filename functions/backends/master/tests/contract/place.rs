@@ -1,0 +1,112 @@
+//! Where an implementation keeps its data during a test; each test has a place of its own.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use backend_master::{Master, SqliteMaster};
+use tempfile::TempDir;
+
+/// A place for one test.
+pub enum Place {
+    Sqlite(TempDir),
+    #[cfg(feature = "services")]
+    MySql(mysql::Database),
+}
+
+impl Place {
+    pub async fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    /// A master there whose clock is the given one, milliseconds since 1970.
+    pub fn master(&self, clock: &Arc<AtomicI64>) -> Arc<dyn Master> {
+        let clock = clock.clone();
+        let clock = move || clock.load(Ordering::Relaxed);
+        match self {
+            Self::Sqlite(dir) => Arc::new(SqliteMaster::with_clock(dir.path().join("master.db"), clock)),
+            #[cfg(feature = "services")]
+            Self::MySql(database) => database.master(clock),
+        }
+    }
+
+    /// Leaves nothing behind on a server.
+    pub async fn clean(self) {
+        match self {
+            Self::Sqlite(_) => {}
+            #[cfg(feature = "services")]
+            Self::MySql(database) => database.drop().await,
+        }
+    }
+}
+
+#[cfg(feature = "services")]
+mod mysql {
+    use std::sync::Arc;
+
+    use backend_master::{Master, MySqlMaster};
+    use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Transaction};
+    use uuid::Uuid;
+
+    use super::Place;
+
+    /// A database of its own on the server that `MYSQL_SERVER` names.
+    pub struct Database {
+        server: String,
+        name: String,
+    }
+
+    impl Place {
+        pub async fn mysql() -> Self {
+            let server = std::env::var("MYSQL_SERVER")
+                .expect("MYSQL_SERVER names a server like mysql://root:root@127.0.0.1:3307");
+            let database = Database { server, name: format!("test_{}", Uuid::new_v4().simple()) };
+            database.run("CREATE DATABASE").await;
+            Self::MySql(database)
+        }
+
+        /// A transaction that has stored a user and is not committed.
+        pub async fn begin_storing(
+            &self,
+            isolation: &str,
+            id: Uuid,
+            name: &str,
+        ) -> Transaction<'static, sqlx::MySql> {
+            let Self::MySql(database) = self else { unreachable!("only a server has many writers") };
+            let pool = sqlx::MySqlPool::connect(&database.url()).await.unwrap();
+            let level = format!("SET TRANSACTION ISOLATION LEVEL {isolation}");
+            let mut connection = pool.acquire().await.unwrap();
+            sqlx::query(AssertSqlSafe(level)).execute(&mut *connection).await.unwrap();
+            // The only connection that is idle, so that the transaction is on it.
+            drop(connection);
+            let mut transaction = pool.begin().await.unwrap();
+            let user = "INSERT INTO users (id, name, stored_at, stored_by) VALUES (?, ?, 1000, ?)";
+            let bytes = id.as_bytes().to_vec();
+            sqlx::query(user).bind(&bytes).bind(name).bind(&bytes).execute(&mut *transaction).await.unwrap();
+            let pending = "INSERT INTO batch_pending (seq) VALUES (LAST_INSERT_ID())";
+            sqlx::query(pending).execute(&mut *transaction).await.unwrap();
+            transaction
+        }
+    }
+
+    impl Database {
+        fn url(&self) -> String {
+            format!("{}/{}", self.server, self.name)
+        }
+
+        pub fn master(&self, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<dyn Master> {
+            Arc::new(MySqlMaster::with_clock(&self.url(), clock).unwrap())
+        }
+
+        pub async fn drop(self) {
+            self.run("DROP DATABASE").await;
+        }
+
+        async fn run(&self, what: &str) {
+            let mut connection = MySqlConnection::connect(&self.server).await.unwrap();
+            let statement = format!("{what} {}", self.name);
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        }
+    }
+}
