@@ -1,17 +1,33 @@
 //! CloudEvents' SDK for Python, in a process of its own, sends all three modes and reads what functions are sent.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use serde_json::Value;
+use backend_log::Delivered;
+use eventing::event::{Event, Origin};
+use http::HeaderMap;
+use serde_json::{Value, json};
+use shared::{event, user::User};
+use uuid::Uuid;
 
 use crate::app::App;
 
-/// A virtual environment with the SDK under `target/`, or why there is none.
+/// A virtual environment with the SDK under `target/`, or why there is none. Made once, whoever runs at the same time.
 fn python() -> Result<PathBuf, String> {
+    let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cloudevents.lock");
+    let lock = File::create(lock).map_err(|e| e.to_string())?;
+    lock.lock().map_err(|e| e.to_string())?;
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cloudevents-2.2");
     let python = folder.join("bin/python");
     let has_sdk = || {
-        Command::new(&python).args(["-c", "import cloudevents.v1"]).output().is_ok_and(|o| o.status.success())
+        Command::new(&python)
+            .args(["-c", "import cloudevents.core.bindings.http"])
+            .output()
+            .is_ok_and(|o| o.status.success())
     };
     if has_sdk() {
         return Ok(python);
@@ -26,18 +42,63 @@ fn python() -> Result<PathBuf, String> {
     has_sdk().then_some(python.clone()).ok_or_else(|| "the SDK cannot be imported".to_owned())
 }
 
+/// Runs the script with what it is to read; answers its last line.
+fn run(python: &Path, what: &str, input: &str) -> Value {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py");
+    let ran = Command::new(python).args([script, what, input]).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{out}{err}");
+    serde_json::from_str(out.lines().last().unwrap()).unwrap()
+}
+
 #[tokio::test]
-async fn the_python_sdk_and_the_functions_understand_each_other() {
+async fn functions_take_what_the_python_sdk_sends_in_all_modes() {
     let python = match python() {
         Ok(python) => python,
         Err(why) => return eprintln!("not run, there is no Python SDK of CloudEvents here: {why}"),
     };
     let mut app = App::start().await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py");
-    let ran = Command::new(python).arg(script).arg(format!("http://{}", app.address)).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{out}{err}");
-    let sent: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let sent = run(&python, "send", &format!("http://{}", app.address));
     app.settle().await;
     assert_eq!(app.user_count().await, sent["users"].as_u64().unwrap());
+}
+
+#[tokio::test]
+async fn the_python_sdk_reads_what_is_written_here_in_all_modes() {
+    let python = match python() {
+        Ok(python) => python,
+        Err(why) => return eprintln!("not run, there is no Python SDK of CloudEvents here: {why}"),
+    };
+    // Binary, as a source sends it to a function.
+    let user = User { id: Uuid::new_v4(), name: "Zoë 日本 100 %".to_owned() };
+    let mut event = event::ingested(&user, &HeaderMap::new()).unwrap();
+    event.set_extension("spoken", "Zoë \"日本\" 100 %".to_owned());
+    let record = event::to_record(&event, &user);
+    let delivered = Delivered { partition: 3, offset: 14, time_ms: 0, record };
+    let origin = Origin { namespace: "default", name: "log-to-count", topic: "user" };
+    let sent = Event::of_record(&delivered, origin).unwrap();
+    let request = sent.to_request("default").unwrap();
+    let headers: BTreeMap<_, _> =
+        request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    let binary = json!({ "headers": headers, "body": String::from_utf8_lossy(request.body()) });
+    // Structured and batched, as dead letters are written.
+    let mut app = App::start().await;
+    app.post_user(user.id, &user.name).await;
+    app.post_user(user.id, "another name").await;
+    app.settle().await;
+    let command = |args: &[&str]| String::from_utf8(app.command(args).stdout).unwrap();
+    let batched = command(&["dead-letters", "list", "--json"]);
+    let list = command(&["dead-letters", "list"]);
+    let structured = command(&["dead-letters", "show", list.split_whitespace().next().unwrap(), "--json"]);
+    let input = json!({ "binary": binary, "structured": structured, "batched": batched }).to_string();
+
+    let read = run(&python, "read", &input);
+    assert_eq!(read["binary"]["spoken"], "Zoë \"日本\" 100 %");
+    assert_eq!(read["binary"]["knativekafkaoffset"], "14");
+    assert_eq!(read["binary"]["data"], json!({ "id": user.id, "name": user.name }));
+    for mode in ["structured", "batched"] {
+        assert_eq!(read[mode]["knativeerrorcode"], "422", "{mode}");
+        assert_eq!(read[mode]["subject"], json!(user.id), "{mode}");
+        assert_eq!(read[mode]["data"]["name"], "another name", "{mode}");
+    }
 }

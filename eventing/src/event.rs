@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header::CONTENT_TYPE};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::{Map, Value};
 use shared::{event, record::Record};
 
 use crate::delivery::Failure;
@@ -89,6 +90,23 @@ impl Event {
         headers.insert("prefer", HeaderValue::from_static("reply"));
         headers.insert("kn-namespace", HeaderValue::try_from(namespace).map_err(undecodable)?);
         Ok(request)
+    }
+
+    /// The event in structured mode (CloudEvents' JSON format); an array of these is a batch.
+    #[must_use]
+    pub fn to_structured(&self) -> Value {
+        let text = |(name, value): &(String, String)| (name.clone(), Value::from(value.clone()));
+        let mut members: Map<_, _> = self.attributes.iter().map(text).collect();
+        // Without a content type data is JSON, in this format as in binary mode.
+        let is_json = self.content_type.as_deref().is_none_or(event::is_json);
+        members
+            .extend(self.content_type.iter().map(|t| ("datacontenttype".to_owned(), Value::from(t.clone()))));
+        match serde_json::from_slice(&self.data) {
+            _ if self.data.is_empty() => None,
+            Ok(data) if is_json => members.insert("data".to_owned(), data),
+            _ => members.insert("data_base64".to_owned(), BASE64_STANDARD.encode(&self.data).into()),
+        };
+        Value::Object(members)
     }
 
     /// The record that a KafkaSink makes of the event: binary mode, its key the extension `partitionkey`.

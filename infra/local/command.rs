@@ -63,11 +63,18 @@ pub(crate) enum Command {
 #[derive(Subcommand)]
 pub(crate) enum DeadLetters {
     /// One line each: name, function, status, time, user, reason
-    List,
+    List {
+        /// As a batch of CloudEvents in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// All of one
     Show {
         /// As `list` shows it
         letter: LetterId,
+        /// As a CloudEvent in JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Send them to their functions again; those that arrive are gone
     Replay(Which),

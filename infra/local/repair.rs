@@ -25,8 +25,15 @@ pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyho
     };
     let letters = Letters::read(&*system.log, topic).await.context("cannot read the dead letters")?;
     match command {
-        DeadLetters::List => letters.iter().for_each(|letter| say(&line(letter))),
-        DeadLetters::Show { letter } => show(one(&letters, letter)?),
+        DeadLetters::List { json: false } => letters.iter().for_each(|letter| say(&line(letter))),
+        DeadLetters::List { json: true } => {
+            let batch = letters.iter().map(|letter| letter.event.to_structured()).collect();
+            say(&Value::Array(batch).to_string());
+        }
+        DeadLetters::Show { letter, json: false } => show(one(&letters, letter)?),
+        DeadLetters::Show { letter, json: true } => {
+            say(&one(&letters, letter)?.event.to_structured().to_string());
+        }
         DeadLetters::Drop(which) => {
             for letter in chosen(&letters, &which)? {
                 letter.discard(&*system.log, topic).await?;
