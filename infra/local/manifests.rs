@@ -78,12 +78,10 @@ fn spec(service: &Service) -> anyhow::Result<FunctionSpec> {
         bail!("the Service {name} must have exactly one container");
     };
     let env = container.env.iter().filter_map(|var| Some((var.name.clone(), var.value.clone()?)));
-    let visibility = service.metadata.labels.get("networking.knative.dev/visibility");
     Ok(FunctionSpec {
         container_concurrency: revision.container_concurrency,
         timeout: Duration::from_secs(revision.timeout_seconds.unwrap_or(TIMEOUT_S).into()),
         annotations: service.annotations().clone(),
-        cluster_local: visibility.is_some_and(|visibility| visibility == "cluster-local"),
         env: env.collect(),
         name,
     })

@@ -26,18 +26,21 @@ const LENGTH: Duration = Duration::from_secs(4);
 /// Set for the bare server's process.
 const REFERENCE: &str = "BENCH_REFERENCE";
 
-/// A process that serves; killed when dropped.
+/// A process; killed when dropped.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that serves.
 pub struct Server {
     /// Where.
     pub address: SocketAddr,
-    child: Child,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    process: Process,
 }
 
 impl Server {
@@ -62,12 +65,12 @@ impl Server {
         let address = listener.local_addr().unwrap();
         command.env("LISTEN_FDS", "1").stdin(Stdio::null()).stdout(Stdio::null());
         command.fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: 3 }]).unwrap();
-        Self { address, child: command.spawn().unwrap() }
+        Self { address, process: Process(command.spawn().unwrap()) }
     }
 
     /// Memory of its own, MB.
     pub fn rss_mb(&self) -> f64 {
-        rss_mb(self.child.id())
+        rss_mb(self.process.0.id())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -18,24 +18,17 @@ use crate::{
     Figure, figure,
     load::{self, rate},
     median,
-    server::rss_mb,
+    server::{Process, rss_mb},
     storage,
 };
 
 /// Events that go through each arrow.
 const EVENTS: usize = 100_000;
 
-/// A running system; killed when dropped.
+/// A running system.
 struct System {
     address: SocketAddr,
-    child: Child,
-}
-
-impl Drop for System {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    process: Process,
 }
 
 impl System {
@@ -51,7 +44,7 @@ impl System {
         let address = line.rsplit_once("http://").unwrap().1.parse().unwrap();
         // The rest must be read, or the system would wait on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { address, child }
+        Self { address, process: Process(child) }
     }
 
     async fn json(&self, path: &str) -> Value {
@@ -198,7 +191,7 @@ pub async fn idle() -> Figure {
         assert!(started.elapsed() < Duration::from_secs(120), "{status}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    let pid = system.child.id();
+    let pid = system.process.0.id();
     let before = cpu_ticks(pid);
     tokio::time::sleep(Duration::from_secs(20)).await;
     let percent = (cpu_ticks(pid) - before) / 20.0;

@@ -67,6 +67,20 @@ impl MySqlMaster {
     }
 }
 
+/// Repeats a transaction that lost against another; it changed nothing.
+async fn until_won<T, F>(transaction: impl Fn() -> F) -> Result<T, MasterError>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let mut tries = 1;
+    loop {
+        match transaction().await {
+            Err(error) if lost(&error) && tries < TRIES => tries += 1,
+            done => return Ok(done?),
+        }
+    }
+}
+
 fn lost(error: &sqlx::Error) -> bool {
     let number =
         |e: &sqlx::Error| Some(e.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?.number());
@@ -80,13 +94,7 @@ impl Master for MySqlMaster {
         // To its end also when whoever asked goes away: a transaction left open would hold up others.
         tokio::spawn(async move {
             master.0.migrate().await?;
-            let mut tries = 1;
-            loop {
-                match master.0.store(&users).await {
-                    Err(error) if lost(&error) && tries < TRIES => tries += 1,
-                    done => return Ok(done?),
-                }
-            }
+            until_won(|| master.0.store(&users)).await
         })
         .await?
     }
@@ -95,13 +103,7 @@ impl Master for MySqlMaster {
         let master = self.clone();
         tokio::spawn(async move {
             master.0.migrate().await?;
-            let mut tries = 1;
-            loop {
-                match batch::tick(&master.0.pool, full).await {
-                    Err(error) if lost(&error) && tries < TRIES => tries += 1,
-                    done => return Ok(done?),
-                }
-            }
+            until_won(|| batch::tick(&master.0.pool, full)).await
         })
         .await?
     }

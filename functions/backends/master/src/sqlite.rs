@@ -40,6 +40,9 @@ const SCHEMA: &[&str] = &["
     CREATE INDEX batch_minutes_by_time ON batch_minutes (time, user_count);
 "];
 
+/// The batch view of the longest name.
+const LONGEST: &str = "SELECT id, name FROM users WHERE seq = (SELECT longest_seq FROM batch)";
+
 /// Milliseconds since 1970 UTC.
 type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
 
@@ -78,9 +81,8 @@ impl Master for SqliteMaster {
     }
 
     async fn longest(&self) -> Result<Option<User>, MasterError> {
-        let query = "SELECT id, name FROM users WHERE seq = (SELECT longest_seq FROM batch)";
         let readers = self.0.database.read().await?;
-        let row = sqlx::query_as(query).fetch_optional(readers).await.map_err(Error::Sql)?;
+        let row = sqlx::query_as(LONGEST).fetch_optional(readers).await.map_err(Error::Sql)?;
         Ok(row.map(user).transpose()?)
     }
 
@@ -134,8 +136,7 @@ impl Inner {
         }
         take_in(&mut transaction).await?;
         let users: i64 = sqlx::query_scalar("SELECT users FROM batch").fetch_one(&mut *transaction).await?;
-        let longest = "SELECT id, name FROM users WHERE seq = (SELECT longest_seq FROM batch)";
-        let longest = sqlx::query_as(longest).fetch_optional(&mut *transaction).await?;
+        let longest = sqlx::query_as(LONGEST).fetch_optional(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(Tick {
             new_users: unsigned(users - before),

@@ -136,8 +136,7 @@ fn failure(function: &str, outcome: Outcome) -> Response<Bytes> {
 
 /// An RFC 9457 answer.
 pub(crate) fn refuse(status: StatusCode, detail: impl Into<String>) -> Response<Bytes> {
-    let body = serde_json::to_vec(&Problem::new(status, detail)).unwrap_or_default();
-    let mut response = Response::new(Bytes::from(body));
+    let mut response = Response::new(Bytes::from(Problem::new(status, detail).to_json()));
     *response.status_mut() = status;
     let media_type = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);

@@ -46,8 +46,6 @@ pub struct FunctionSpec {
     pub timeout: Duration,
     /// The template's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Whether only the cluster's inside may call it; on a laptop it is reachable all the same.
-    pub cluster_local: bool,
     /// Variables of its container.
     pub env: Vec<(String, String)>,
 }

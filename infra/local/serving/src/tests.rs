@@ -90,7 +90,6 @@ fn spec(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
         container_concurrency: concurrency,
         timeout: Duration::from_secs(10),
         annotations: named.collect(),
-        cluster_local: false,
         env: Vec::new(),
     }
 }

@@ -218,9 +218,18 @@ async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<S
     assert_eq!(minutes(&*master).await, model.minutes());
 }
 
-/// The suite against one implementation.
+/// The suite against one implementation, with so many random histories.
 macro_rules! suite {
-    ($name:ident, $place:expr, $cases:expr, [$($case:ident),* $(,)?]) => {
+    ($name:ident, $place:expr, $histories:expr) => {
+        suite!($name, $place, $histories, [
+            the_first_name_of_an_id_stays_for_ever,
+            before_the_first_user_there_is_no_longest_name,
+            minutes_count_who_came_until_then,
+            stores_and_ticks_at_once_lose_nobody,
+            a_write_whose_caller_went_away_still_ends,
+        ]);
+    };
+    ($name:ident, $place:expr, $histories:expr, [$($case:ident),* $(,)?]) => {
         mod $name {
             use super::*;
 
@@ -234,7 +243,7 @@ macro_rules! suite {
             )*
 
             proptest! {
-                #![proptest_config(ProptestConfig { cases: $cases, ..ProptestConfig::default() })]
+                #![proptest_config(ProptestConfig { cases: $histories, ..ProptestConfig::default() })]
 
                 #[test]
                 fn incremental_full_and_the_plainest_way_agree(steps in steps()) {
@@ -250,32 +259,10 @@ macro_rules! suite {
     };
 }
 
-suite!(
-    sqlite,
-    Place::sqlite(),
-    48,
-    [
-        the_first_name_of_an_id_stays_for_ever,
-        before_the_first_user_there_is_no_longest_name,
-        minutes_count_who_came_until_then,
-        stores_and_ticks_at_once_lose_nobody,
-        a_write_whose_caller_went_away_still_ends,
-    ]
-);
+suite!(sqlite, Place::sqlite(), 48);
 
 #[cfg(feature = "services")]
-suite!(
-    mysql,
-    Place::mysql(),
-    12,
-    [
-        the_first_name_of_an_id_stays_for_ever,
-        before_the_first_user_there_is_no_longest_name,
-        minutes_count_who_came_until_then,
-        stores_and_ticks_at_once_lose_nobody,
-        a_write_whose_caller_went_away_still_ends,
-    ]
-);
+suite!(mysql, Place::mysql(), 12);
 
 #[cfg(feature = "services")]
 #[tokio::test]
