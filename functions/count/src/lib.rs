@@ -31,7 +31,7 @@ pub fn run() -> ExitCode {
 #[must_use]
 pub fn routes(views: Arc<dyn Views>) -> Router {
     let (ready, total) = (views.clone(), views.clone());
-    let counts = GroupCommit::new(GROUP, move |ids: Vec<Uuid>| {
+    let counts = GroupCommit::new(GROUP, views.commits_at_once(), move |ids: Vec<Uuid>| {
         let (views, count) = (views.clone(), ids.len());
         async move {
             views.count(ids).await.map_err(|e| Error::unavailable(&e))?;

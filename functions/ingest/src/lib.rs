@@ -31,7 +31,7 @@ pub fn run() -> ExitCode {
 #[must_use]
 pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
     let ready = log.clone();
-    let appends = GroupCommit::new(GROUP, move |records: Vec<Record>| {
+    let appends = GroupCommit::new(GROUP, log.commits_at_once(), move |records: Vec<Record>| {
         let (log, topic, count) = (log.clone(), topic.clone(), records.len());
         async move {
             log.append(&topic, records).await.map_err(|e| Error::unavailable(&e))?;

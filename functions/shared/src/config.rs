@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt, path::Path, time::Duration};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
 /// What a process exits with when its configuration is wrong (`EX_USAGE` of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
 
@@ -33,11 +35,11 @@ impl ConfigError {
 pub struct Config {
     /// `PORT`: where HTTP is served.
     pub port: u16,
-    /// `LOG_URL`: `sqlite:PATH`.
+    /// `LOG_URL`: `sqlite:PATH` or `kafka://…`.
     pub log_url: String,
-    /// `MASTER_URL`: `sqlite:PATH`.
+    /// `MASTER_URL`: `sqlite:PATH` or `mysql://…`.
     pub master_url: String,
-    /// `VIEWS_URL`: `sqlite:PATH`.
+    /// `VIEWS_URL`: `sqlite:PATH` or `cassandra://…`.
     pub views_url: String,
     /// `LOG_LEVEL`: a `tracing` filter.
     pub log_level: String,
@@ -62,12 +64,15 @@ impl Config {
         let file = read_file(env("CONFIG_FILE").as_deref())?;
         let get = |key: &str| env(key).or_else(|| file.get(key).cloned()).filter(|value| !value.is_empty());
         let or = |key: &str, default: &str| get(key).unwrap_or_else(|| default.to_owned());
-        let embedded = |name: &str| format!("sqlite:{}", data.join(name).display());
+        let url = |key: &str, file: &str| match get(key) {
+            Some(url) => expand(key, &url, get),
+            None => Ok(format!("sqlite:{}", data.join(file).display())),
+        };
         Ok(Self {
             port: port("PORT", &or("PORT", "8080"))?,
-            log_url: or("LOG_URL", &embedded("log.db")),
-            master_url: or("MASTER_URL", &embedded("master.db")),
-            views_url: or("VIEWS_URL", &embedded("views.db")),
+            log_url: url("LOG_URL", "log.db")?,
+            master_url: url("MASTER_URL", "master.db")?,
+            views_url: url("VIEWS_URL", "views.db")?,
             log_level: or("LOG_LEVEL", "info"),
             metrics_port: get("METRICS_PORT").map(|p| port("METRICS_PORT", &p)).transpose()?,
             otlp_endpoint: get("OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -82,6 +87,25 @@ impl Config {
             },
         })
     }
+}
+
+/// Puts the value of a key in the place of each `$(KEY)` of a URL, encoded as a URL wants it, so that a URL can be read
+/// by everybody and its password by few. The notation is Kubernetes' own. Paths of files are left as they are.
+fn expand(key: &str, url: &str, get: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    if url.starts_with("sqlite:") {
+        return Ok(url.to_owned());
+    }
+    let mut parts = url.split("$(");
+    let mut expanded = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) =
+            part.split_once(')').ok_or_else(|| ConfigError::new(key, "a `$(` has no `)` behind it"))?;
+        let value = get(name)
+            .ok_or_else(|| ConfigError::new(key, format!("`$({name})` stands there, `{name}` is not set")))?;
+        expanded.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
+        expanded.push_str(rest);
+    }
+    Ok(expanded)
 }
 
 /// Reads `90s`, `30m`, `12h` or `7d`; `None` for anything else, zero included.
@@ -158,6 +182,17 @@ mod tests {
         std::fs::write(&file, "PORT=1234\nLOG_LEVEL=debug # loud\n").unwrap();
         let config = read(&[("CONFIG_FILE", file.to_str().unwrap()), ("PORT", "99")]).unwrap();
         assert_eq!((config.port, config.log_level.as_str()), (99, "debug"));
+    }
+
+    #[test]
+    fn a_url_takes_its_password_from_another_key() {
+        let url = ("MASTER_URL", "mysql://app:$(MYSQL_PASSWORD)@db/$(DB)");
+        let config = read(&[url, ("MYSQL_PASSWORD", "a@b/c$(X)"), ("DB", "lambda")]).unwrap();
+        assert_eq!(config.master_url, "mysql://app:a%40b%2Fc%24%28X%29@db/lambda");
+        for bad in ["mysql://app:$(MYSQL_PASSWORD@db", "mysql://app:$(NOWHERE)@db"] {
+            assert_eq!(read(&[("MASTER_URL", bad)]).err().unwrap().key, "MASTER_URL");
+        }
+        assert_eq!(read(&[("LOG_URL", "sqlite:$(odd)/log.db")]).unwrap().log_url, "sqlite:$(odd)/log.db");
     }
 
     #[test]

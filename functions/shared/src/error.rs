@@ -34,6 +34,9 @@ pub enum Error {
     /// Nobody's fault here; the same again may succeed later (503 with `Retry-After`).
     #[error("{0}")]
     Unavailable(String),
+    /// Too much at once; nothing was done, the same again may succeed later (429 with `Retry-After`).
+    #[error("{0}")]
+    Busy(String),
 }
 
 impl Error {
@@ -57,6 +60,7 @@ impl Error {
         match self {
             Self::Rejected(rejection) => rejection.status,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 }

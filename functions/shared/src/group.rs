@@ -1,9 +1,9 @@
-//! Group commit: all requests that wait at one moment share one commit, and so one fsync.
+//! Group commit: all requests that wait at one moment share one commit, and so one fsync or one round trip.
 //! Knows nothing of what is committed or where.
 
 use std::{future::Future, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::error::Error;
 
@@ -25,15 +25,15 @@ impl<I, O> Clone for GroupCommit<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
-    /// Starts the worker that hands groups of about `most` items to `commit`, one group after another.
+    /// Starts the worker that hands groups of about `most` items to `commit`, `at_once` groups at a time.
     /// `commit` answers one outcome an item, in order, or one error for all. A request is never split.
-    pub fn new<F, C>(most: usize, commit: C) -> Self
+    pub fn new<F, C>(most: usize, at_once: usize, commit: C) -> Self
     where
         C: Fn(Vec<I>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Vec<O>, Error>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(work(waiting, most, Arc::new(commit)));
+        tokio::spawn(work(waiting, most, at_once, commit));
         Self { queue }
     }
 
@@ -42,33 +42,46 @@ impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
         let (answer, answered) = oneshot::channel();
         self.queue
             .try_send((items, answer))
-            .map_err(|_| Error::Unavailable("too many requests wait already; send it again later".into()))?;
+            .map_err(|_| Error::Busy("too many requests wait already; send it again later".into()))?;
         answered
             .await
             .unwrap_or_else(|_| Err(Error::Unavailable("the commit was given up; send it again".into())))
     }
 }
 
-async fn work<I, O, F, C>(mut waiting: mpsc::Receiver<Waiting<I, O>>, most: usize, commit: Arc<C>)
+async fn work<I, O, F, C>(mut waiting: mpsc::Receiver<Waiting<I, O>>, most: usize, at_once: usize, commit: C)
 where
+    I: Send + 'static,
+    O: Send + 'static,
     C: Fn(Vec<I>) -> F,
-    F: Future<Output = Result<Vec<O>, Error>>,
+    F: Future<Output = Result<Vec<O>, Error>> + Send + 'static,
 {
+    let lanes = Arc::new(Semaphore::new(at_once));
     while let Some(first) = waiting.recv().await {
+        // What comes while all lanes are taken joins this group.
+        let Ok(lane) = lanes.clone().acquire_owned().await else { return };
         // Lets every request that is readable now join this group instead of the next.
         tokio::task::yield_now().await;
         let (items, answers) = gather(first, &mut waiting, most);
-        match commit(items).await {
-            Ok(outcomes) => {
-                let mut outcomes = outcomes.into_iter();
-                for (size, answer) in answers {
-                    let _ = answer.send(Ok(outcomes.by_ref().take(size).collect()));
-                }
+        let committed = commit(items);
+        tokio::spawn(async move {
+            answer(committed.await, answers);
+            drop(lane);
+        });
+    }
+}
+
+fn answer<O>(committed: Result<Vec<O>, Error>, answers: Answers<O>) {
+    match committed {
+        Ok(outcomes) => {
+            let mut outcomes = outcomes.into_iter();
+            for (size, answer) in answers {
+                let _ = answer.send(Ok(outcomes.by_ref().take(size).collect()));
             }
-            Err(error) => {
-                for (_, answer) in answers {
-                    let _ = answer.send(Err(error.clone()));
-                }
+        }
+        Err(error) => {
+            for (_, answer) in answers {
+                let _ = answer.send(Err(error.clone()));
             }
         }
     }
@@ -101,7 +114,7 @@ mod tests {
     async fn a_thousand_waiting_requests_share_a_few_commits() {
         let commits = Arc::new(AtomicUsize::new(0));
         let seen = commits.clone();
-        let group = GroupCommit::new(1_000, move |items: Vec<usize>| {
+        let group = GroupCommit::new(1_000, 1, move |items: Vec<usize>| {
             seen.fetch_add(1, Ordering::Relaxed);
             async move {
                 tokio::task::yield_now().await;
@@ -122,12 +135,39 @@ mod tests {
     #[tokio::test]
     async fn one_failed_commit_fails_all_of_its_requests_and_no_later_one() {
         let calls = Arc::new(AtomicUsize::new(0));
-        let group = GroupCommit::new(10, move |items: Vec<u8>| {
+        let group = GroupCommit::new(10, 1, move |items: Vec<u8>| {
             let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
             async move { if first { Err(Error::Unavailable("away".into())) } else { Ok(items) } }
         });
         let (a, b) = tokio::join!(group.submit(vec![1]), group.submit(vec![2]));
         assert!(a.is_err() && b.is_err());
         assert_eq!(group.submit(vec![3]).await.unwrap(), [3]);
+    }
+
+    #[tokio::test]
+    async fn as_many_commits_as_may_be_are_under_way_and_no_more() {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (inside, seen) = (now.clone(), most.clone());
+        let group = GroupCommit::new(1, 3, move |items: Vec<u8>| {
+            let (inside, seen) = (inside.clone(), seen.clone());
+            async move {
+                seen.fetch_max(inside.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                inside.fetch_sub(1, Ordering::Relaxed);
+                Ok(items)
+            }
+        });
+        let requests: Vec<_> = (0..50)
+            .map(|n| {
+                let group = group.clone();
+                tokio::spawn(async move { group.submit(vec![n]).await.unwrap() })
+            })
+            .collect();
+        for (n, request) in requests.into_iter().enumerate() {
+            assert_eq!(request.await.unwrap(), [n as u8]);
+        }
+        assert_eq!(most.load(Ordering::Relaxed), 3);
     }
 }

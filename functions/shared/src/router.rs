@@ -148,7 +148,7 @@ pub fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
 
 fn failure(error: &Error) -> Response {
     let mut response = problem(error.status(), error.to_string());
-    if let Error::Unavailable(why) = error {
+    if let Error::Unavailable(why) | Error::Busy(why) = error {
         tracing::warn!(why, "could not do it now");
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

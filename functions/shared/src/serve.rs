@@ -45,6 +45,8 @@ pub const BATCH_LIMIT: usize = 1024 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a body is read that was answered before its end.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long requests under way may take after SIGTERM; Knative's default is 300 s before it kills.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -190,7 +192,7 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
     let (head, body) = request.into_parts();
     let method = if head.method == Method::HEAD { Method::GET } else { head.method };
     if let Err(response) = router.check(&method, head.uri.path()) {
-        return if body.is_end_stream() { *response } else { unread(*response) };
+        return unread(*response, body);
     }
     let limit = if event::media_type(&head.headers) == event::BATCHED { BATCH_LIMIT } else { ONE_LIMIT };
     let body = match read_body(body, limit).await {
@@ -202,22 +204,25 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
 }
 
 /// Reads a whole body of at most `limit` bytes, or says what to answer instead (400, 408 or 413).
-pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
-    let body = timeout(BODY_TIMEOUT, read(body, limit)).await.unwrap_or_else(|_| {
+pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
+    let read = timeout(BODY_TIMEOUT, read(&mut body, limit)).await.unwrap_or_else(|_| {
         Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
     });
-    body.map_err(|response| Box::new(unread(*response)))
+    read.map_err(|response| Box::new(unread(*response, body)))
 }
 
-/// An answer to a request whose body was not read whole: the connection ends with it, and the client is told so
-/// before it sends another request there.
+/// An answer to a request whose body was not read whole: the client is told that the connection ends with it. What it
+/// still sends is read and forgotten for a while, since closing on unread bytes would destroy the answer on its way.
 #[must_use]
-pub fn unread<B>(mut response: http::Response<B>) -> http::Response<B> {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+pub fn unread<B>(mut response: http::Response<B>, mut body: Incoming) -> http::Response<B> {
+    if !body.is_end_stream() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        tokio::spawn(timeout(LINGER, async move { while let Some(Ok(_)) = body.frame().await {} }));
+    }
     response
 }
 
-async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
+async fn read(body: &mut Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
     let too_large = || {
         Box::new(problem(StatusCode::PAYLOAD_TOO_LARGE, format!("the body must have at most {limit} bytes")))
     };

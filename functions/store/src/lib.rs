@@ -30,7 +30,7 @@ pub fn run() -> ExitCode {
 #[must_use]
 pub fn routes(master: Arc<dyn Master>) -> Router {
     let ready = master.clone();
-    let stores = GroupCommit::new(GROUP, move |users: Vec<User>| {
+    let stores = GroupCommit::new(GROUP, master.commits_at_once(), move |users: Vec<User>| {
         let master = master.clone();
         async move { master.store(users).await.map_err(|e| Error::unavailable(&e)) }
     });

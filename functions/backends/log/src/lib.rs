@@ -71,6 +71,10 @@ pub trait Log: Send + Sync {
         group: Option<&str>,
         start: Start,
     ) -> Result<Box<dyn Consumer>, LogError>;
+    /// How many calls of `append` a process should have under way at once; more would only wait for each other.
+    fn commits_at_once(&self) -> usize {
+        1
+    }
     /// Whether an append could succeed now.
     async fn ready(&self) -> Result<(), LogError>;
 }

@@ -68,6 +68,10 @@ pub trait Master: Send + Sync {
     async fn longest(&self) -> Result<Option<User>, MasterError>;
     /// The batch view: users per minute, newest first.
     async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError>;
+    /// How many calls of `store` a process should have under way at once; more would only wait for each other.
+    fn commits_at_once(&self) -> usize {
+        1
+    }
     /// Whether a user could be stored now.
     async fn ready(&self) -> Result<(), MasterError>;
 }

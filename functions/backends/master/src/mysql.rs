@@ -118,6 +118,10 @@ impl Master for MySqlMaster {
         Ok(batch::minutes(&self.0.pool, window).await?)
     }
 
+    fn commits_at_once(&self) -> usize {
+        CONNECTIONS as usize
+    }
+
     async fn ready(&self) -> Result<(), MasterError> {
         self.0.migrate().await?;
         Ok(sqlx::query("SELECT 1").execute(&self.0.pool).await.map(drop)?)

@@ -32,6 +32,10 @@ pub trait Views: Send + Sync {
     async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError>;
     /// The oldest point that is kept.
     async fn oldest(&self) -> Result<Option<Point>, ViewsError>;
+    /// How many calls of `count` a process should have under way at once; more would only wait for each other.
+    fn commits_at_once(&self) -> usize {
+        1
+    }
     /// Whether an id could be counted now.
     async fn ready(&self) -> Result<(), ViewsError>;
 }

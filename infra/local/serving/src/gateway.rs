@@ -6,7 +6,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use shared::serve::{BATCH_LIMIT, read_body, serve_with, unread};
 use tokio::net::TcpListener;
 
@@ -53,12 +53,12 @@ where
     let target = target(host.as_deref(), request.uri().path(), invoker);
     let target = match target {
         Ok(target) => target,
-        Err(detail) => return early(&request, refuse(StatusCode::NOT_FOUND, detail)),
+        Err(detail) => return unread(refuse(StatusCode::NOT_FOUND, detail), request.into_body()),
     };
     if matches!(target, Target::Status) && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "the status page takes GET, HEAD");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return early(&request, response);
+        return unread(response, request.into_body());
     }
     let (mut head, body) = request.into_parts();
     let body = match read_body(body, BODY_LIMIT).await {
@@ -76,11 +76,6 @@ where
             invoker.send(&name, Request::from_parts(head, body)).await
         }
     }
-}
-
-/// An answer that does not wait for the request's body.
-fn early(request: &Request<Incoming>, response: Response<Bytes>) -> Response<Bytes> {
-    if request.body().is_end_stream() { response } else { unread(response) }
 }
 
 #[derive(Debug, PartialEq, Eq)]
