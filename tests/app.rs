@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::place::Place;
+
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lambda-architecture");
 /// How long `eventually` waits; far more than is needed, since machines are noisy.
@@ -25,6 +27,8 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 pub struct App {
     pub address: SocketAddr,
     pub data: TempDir,
+    pub place: Place,
+    args: Vec<String>,
     runtime: Child,
     client: Client,
 }
@@ -32,14 +36,26 @@ pub struct App {
 impl App {
     /// Starts the system on nothing.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        match Place::new() {
+            // As people do, with what is found in the project's folder.
+            Place::Embedded => Self::run(Place::Embedded, tempfile::tempdir().unwrap(), Vec::new()),
+            services => Self::start_with(services, |_, manifest| manifest).await,
+        }
     }
 
-    /// Starts the system on nothing, with more arguments.
-    pub async fn start_with(args: &[&str]) -> Self {
+    /// Starts the system somewhere, with `change` done to each of its manifests, which are given by path and text.
+    pub async fn start_with(place: Place, change: impl Fn(&str, String) -> String) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (runtime, address) = spawn(data.path(), args);
-        Self { address, data, runtime, client: Client::new(address) }
+        let manifests = data.path().join("manifests");
+        std::fs::create_dir(&manifests).unwrap();
+        let files = place.manifests(&manifests, change);
+        let paths = files.iter().map(|file| file.to_str().unwrap().to_owned());
+        Self::run(place, data, std::iter::once("--manifests".to_owned()).chain(paths).collect())
+    }
+
+    fn run(place: Place, data: TempDir, args: Vec<String>) -> Self {
+        let (runtime, address) = spawn(&place, data.path(), &args);
+        Self { address, data, place, args, runtime, client: Client::new(address) }
     }
 
     /// SIGKILLs the runtime and starts it again on the same data.
@@ -51,7 +67,7 @@ impl App {
 
     /// Starts the runtime again, which has ended.
     pub fn restart(&mut self) {
-        (self.runtime, self.address) = spawn(self.data.path(), &[]);
+        (self.runtime, self.address) = spawn(&self.place, self.data.path(), &self.args);
         self.client = Client::new(self.address);
     }
 
@@ -69,7 +85,7 @@ impl App {
     /// Runs the program with a subcommand on the same data and address.
     pub fn command(&self, args: &[&str]) -> Output {
         let listen = self.address.to_string();
-        program(self.data.path(), &listen).args(args).output().unwrap()
+        program(&self.place, self.data.path(), &listen).args(args).args(&self.args).output().unwrap()
     }
 
     /// Sends a request whose URI is a path.
@@ -178,20 +194,22 @@ pub fn signal(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
-/// The program on a folder and an address, with nothing else configured, from the project's root.
-pub fn program(data: &Path, listen: &str) -> Command {
+/// The program on a folder and an address, from the project's root.
+pub fn program(place: &Place, data: &Path, listen: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--listen").arg(listen).arg("--data").arg(data);
-    for key in ["LOG_URL", "MASTER_URL", "VIEWS_URL", "CONFIG_FILE", "PORT", "METRICS_PORT"] {
-        command.env_remove(key);
-    }
+    place.configure(&mut command);
     command
 }
 
 /// Starts the runtime and reads from its first lines where it listens.
-fn spawn(data: &Path, args: &[&str]) -> (Child, SocketAddr) {
-    let mut runtime =
-        program(data, "127.0.0.1:0").args(args).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+fn spawn(place: &Place, data: &Path, args: &[String]) -> (Child, SocketAddr) {
+    let mut runtime = program(place, data, "127.0.0.1:0")
+        .args(args)
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(runtime.stdout.take().unwrap());
     let mut line = String::new();
     while lines.read_line(&mut line).unwrap() > 0 {

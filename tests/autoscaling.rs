@@ -1,37 +1,21 @@
 //! From zero to many replicas and back to zero, by the manifests' annotations.
 
-use std::fs;
-
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::{app::App, place::Place};
 
 #[tokio::test]
 async fn nothing_runs_until_something_calls_and_nothing_afterwards() {
     // The project's own manifests, with a shorter window than a minute.
-    let folder = tempfile::tempdir().unwrap();
-    let mut paths = Vec::new();
-    for name in ["ingest", "count", "store", "batch", "analytics"] {
-        let manifest =
-            fs::read_to_string(format!("{}/functions/{name}/service.yaml", env!("CARGO_MANIFEST_DIR")));
-        let manifest = manifest.unwrap();
+    let mut app = App::start_with(Place::new(), |path, manifest| {
         let anchor = "autoscaling.knative.dev/min-scale: \"0\"";
-        assert!(manifest.contains(anchor), "{manifest}");
-        let shorter = match manifest.contains("autoscaling.knative.dev/window") {
-            true => anchor.to_owned(),
-            false => format!("{anchor}\n        autoscaling.knative.dev/window: 6s"),
-        };
-        let path = folder.path().join(format!("{name}.yaml"));
-        fs::write(&path, manifest.replace(anchor, &shorter)).unwrap();
-        paths.push(path.to_str().unwrap().to_owned());
-    }
-    let eventing = format!("{}/eventing", env!("CARGO_MANIFEST_DIR"));
-    for arrow in ["log-to-count", "log-to-store", "minute-to-batch", "dead-letter"] {
-        paths.push(format!("{eventing}/{arrow}.yaml"));
-    }
-    let mut args = vec!["--manifests"];
-    args.extend(paths.iter().map(String::as_str));
-    let mut app = App::start_with(&args).await;
+        assert_eq!(manifest.contains(anchor), path.starts_with("functions/"), "{manifest}");
+        if manifest.contains("autoscaling.knative.dev/window") {
+            return manifest;
+        }
+        manifest.replace(anchor, &format!("{anchor}\n        autoscaling.knative.dev/window: 6s"))
+    })
+    .await;
     assert_eq!(app.function("ingest").await["replicas"].as_array().unwrap().len(), 0);
 
     app.post_user(Uuid::new_v4(), "someone").await;

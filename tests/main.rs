@@ -15,6 +15,8 @@ mod clients;
 mod lifecycle;
 /// Metrics and traces.
 mod observed;
+/// Where a system under test keeps its data.
+mod place;
 /// Dead letters and replays.
 mod repair;
 /// Random kills under load.

@@ -14,7 +14,6 @@ use lambda_architecture::{burst::names, client::Client};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
 use shared::user::User;
-use sqlx::{Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -125,17 +124,7 @@ async fn agree(app: &mut App, acknowledged: &BTreeSet<Uuid>, seed: u64) {
     assert_eq!(incremental["users"], full["users"], "seed {seed}");
     assert_eq!(incremental["longestNameUser"], full["longestNameUser"], "seed {seed}");
     assert_eq!(app.stop(), Some(0), "seed {seed}");
-    assert_eq!(&ids(app, "master.db", "SELECT id FROM users").await, acknowledged, "seed {seed}: master");
-    assert_eq!(
-        &ids(app, "views.db", "SELECT id FROM users_counted").await,
-        acknowledged,
-        "seed {seed}: views"
-    );
-}
-
-async fn ids(app: &App, file: &str, query: &'static str) -> BTreeSet<Uuid> {
-    let url = format!("sqlite:{}", app.data.path().join(file).display());
-    let mut database = SqliteConnection::connect(&url).await.unwrap();
-    let rows = sqlx::query(query).fetch_all(&mut database).await.unwrap();
-    rows.iter().map(|row| Uuid::from_slice(row.get::<&[u8], _>(0)).unwrap()).collect()
+    let data = app.data.path();
+    assert_eq!(&app.place.stored(data).await, acknowledged, "seed {seed}: master");
+    assert_eq!(&app.place.counted(data).await, acknowledged, "seed {seed}: views");
 }

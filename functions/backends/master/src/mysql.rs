@@ -29,10 +29,12 @@ const CONNECTIONS: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the first process may take to create the tables while others wait for it, seconds.
 const MIGRATION_S: u32 = 60;
-/// How often a transaction is begun anew that lost against another.
+/// How often a transaction is begun that lost against another or whose connection was lost.
 const TRIES: u32 = 10;
-/// Error numbers of a deadlock and of a lock that was waited for too long.
-const LOST: [u16; 2] = [1213, 1205];
+/// How much longer each wait is before it is begun anew; a random part spreads those that lost against each other.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Error numbers of a deadlock, of a lock that was waited for too long, and of a server that shuts down or hangs up.
+const LOST: [u16; 4] = [1213, 1205, 1053, 1927];
 
 /// A master dataset in a server's database.
 #[derive(Clone)]
@@ -62,12 +64,19 @@ impl MySqlMaster {
         let pool = MySqlPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(PATIENCE)
+            // Fewer locks than by default, and all that storing needs; what needs more asks for it.
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    let level = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+                    sqlx::query(level).execute(connection).await.map(drop)
+                })
+            })
             .connect_lazy_with(options.disable_statement_logging());
         Ok(Self(Arc::new(Inner { pool, migrated: OnceCell::new(), clock: Box::new(clock) })))
     }
 }
 
-/// Repeats a transaction that lost against another; it changed nothing.
+/// Repeats a transaction that lost against another or whose connection broke. Done twice, each does what it does once.
 async fn until_won<T, F>(transaction: impl Fn() -> F) -> Result<T, MasterError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
@@ -75,16 +84,24 @@ where
     let mut tries = 1;
     loop {
         match transaction().await {
-            Err(error) if lost(&error) && tries < TRIES => tries += 1,
+            Err(error) if lost(&error) && tries < TRIES => {
+                let random = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+                tokio::time::sleep((AGAIN * tries).mul_f64(random)).await;
+                tries += 1;
+            }
             done => return Ok(done?),
         }
     }
 }
 
 fn lost(error: &sqlx::Error) -> bool {
-    let number =
-        |e: &sqlx::Error| Some(e.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?.number());
-    number(error).is_some_and(|number| LOST.contains(&number))
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => {
+            error.try_downcast_ref::<MySqlDatabaseError>().is_some_and(|e| LOST.contains(&e.number()))
+        }
+        _ => false,
+    }
 }
 
 #[async_trait]

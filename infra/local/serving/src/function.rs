@@ -446,16 +446,17 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Sends the request to the first replica that has room, once.
+    /// Sends the request to the first replica that has room: once, or twice where that changes nothing (RFC 9110, 9.2.2).
     pub(crate) async fn send(
         &mut self,
         mut request: http::Request<Full<Bytes>>,
     ) -> Result<http::Response<Bytes>, Outcome> {
+        let mut again = request.method().is_safe().then(|| request.clone());
         loop {
             let replica = self.seat().await.map_err(Outcome::Refused)?;
             match replica.connections.send(request).await {
                 Ok(response) => return Ok(response),
-                Err(Failure::Broken(why)) => return Err(Outcome::Broken(why)),
+                Err(Failure::Broken(why)) => request = again.take().ok_or(Outcome::Broken(why))?,
                 Err(Failure::NotSent(why, back)) if gone(&why) => {
                     self.function.lost(&replica);
                     request = *back;

@@ -46,7 +46,7 @@ impl Invoker {
         self.functions.contains_key(function)
     }
 
-    /// The function's answer. The request is sent once: what may have been worked on is not sent again.
+    /// The function's answer. What may have been worked on is not sent again, unless it only reads.
     pub async fn send(&self, function: &str, request: Request<Bytes>) -> Response<Bytes> {
         let Some(found) = self.functions.get(function) else {
             let known: Vec<_> = self.names().collect();

@@ -66,7 +66,9 @@ impl Launcher for Fakes {
 
 async fn answer(seen: Arc<Seen>, number: u32, path: String) -> http::Response<Full<Bytes>> {
     if path != "/healthz" {
-        seen.requests.fetch_add(1, SeqCst);
+        let earlier = seen.requests.fetch_add(1, SeqCst);
+        // Its connection breaks, as when its process is killed.
+        assert!(path != "/breaks" || earlier % 2 == 1, "this one breaks");
         let now = {
             let mut under_way = seen.under_way.lock().unwrap();
             let now = under_way.entry(number).or_default();
@@ -163,6 +165,17 @@ async fn a_request_that_takes_too_long_is_a_504_and_frees_its_place() {
     let invoker = serving.invoker();
     assert_eq!(invoker.send("f", get("/slow")).await.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(invoker.send("f", get("/")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn only_what_changes_nothing_is_sent_again_when_its_connection_breaks() {
+    let fakes = Fakes::default();
+    let serving = Serving::unclocked(vec![spec(10, &[])], fakes.clone()).unwrap();
+    let invoker = serving.invoker();
+    assert_eq!(invoker.send("f", get("/breaks")).await.status(), 200);
+    let post = Request::post("/breaks").body(Bytes::new()).unwrap();
+    assert_eq!(invoker.send("f", post).await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(fakes.seen.requests.load(SeqCst), 3);
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64,
         let longest = longer(&mut transaction, state.try_get(1)?, &pending).await?;
         (before + take_in(&mut transaction, &pending).await?, longest)
     };
-    for some in pending.chunks(MINUTES) {
+    for some in pending.chunks(PAGE as usize) {
         let mut delete = QueryBuilder::new("DELETE FROM batch_pending WHERE seq IN (");
         list(&mut delete, some);
         delete.build().persistent(false).execute(&mut *transaction).await?;
@@ -121,21 +121,24 @@ async fn take_in(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, s
     Ok(minutes.iter().map(|(_, _, came)| came).sum())
 }
 
-/// Computes all from the users; answers how many they are, and the longest of them.
+/// Computes all from the users, in one pass over them; answers how many they are, and the longest of them.
 async fn recompute(connection: &mut MySqlConnection) -> Result<(i64, Option<i64>), sqlx::Error> {
-    let minutes = "SELECT stored_at DIV 60000, MAX(stored_at), COUNT(*) FROM users GROUP BY 1 ORDER BY 1";
-    let minutes: Vec<Minute> = sqlx::query_as(minutes).fetch_all(&mut *connection).await?;
+    // A rank grows with the length and, between equal lengths, with being stored earlier.
+    let minutes = "SELECT stored_at DIV 60000, MAX(stored_at), COUNT(*),
+            CAST(MAX((CHAR_LENGTH(name) << 54) - seq) AS SIGNED)
+        FROM users GROUP BY 1 ORDER BY 1";
+    let minutes: Vec<(i64, i64, i64, i64)> = sqlx::query_as(minutes).fetch_all(&mut *connection).await?;
     let mut users = 0;
     for some in minutes.chunks(MINUTES) {
         let mut insert = QueryBuilder::new("INSERT INTO batch_minutes (minute, time, user_count) ");
-        insert.push_values(some, |mut row, (minute, newest, came)| {
+        insert.push_values(some, |mut row, (minute, newest, came, _)| {
             users += came;
             row.push_bind(minute).push_bind(newest / 1_000).push_bind(users);
         });
         insert.build().persistent(false).execute(&mut *connection).await?;
     }
-    let longest = "SELECT seq FROM users ORDER BY CHAR_LENGTH(name) DESC, seq LIMIT 1";
-    Ok((users, sqlx::query_scalar(longest).fetch_optional(connection).await?))
+    let rank = minutes.iter().map(|(_, _, _, rank)| rank).max();
+    Ok((users, rank.map(|rank| (1 << 54) - rank.rem_euclid(1 << 54))))
 }
 
 /// The batch view: the user with the longest name.

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# services.sh up|down|status|wipe [kafka] [cassandra] [mariadb]: the three services of one checkout, on this machine alone.
+# With Docker they are those of infra/compose.yaml; without it (or with SERVICES=bare) processes of Debian's and Maven's
+# packages, whose data lies in $SERVICES_DIR (.services). `down` keeps the data, `wipe` does not.
+# Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each file beside this says what one service needs.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+export KAFKA_PORT="${KAFKA_PORT:-9092}" CASSANDRA_PORT="${CASSANDRA_PORT:-9042}" MYSQL_PORT="${MYSQL_PORT:-3307}"
+root="${SERVICES_DIR:-$PWD/.services}"
+
+usage() {
+  sed -n '2s/^# //p' "$0" >&2
+  exit 2
+}
+
+# Runs a verb on a service, whose file defines `install`, `configure`, `ready` and the array `program`.
+on() (
+  name="$1"
+  folder="$root/$name"
+  mkdir -p "$folder"
+  # shellcheck source=/dev/null
+  . "$here/$name.sh"
+  "$2"
+)
+
+alive() { [ -f "$folder/pid" ] && kill -0 "$(cat "$folder/pid")" 2>/dev/null; }
+
+start() {
+  if alive; then
+    echo "$name runs already"
+    return
+  fi
+  install
+  configure
+  setsid nohup "${program[@]}" >>"$folder/log" 2>&1 </dev/null &
+  echo $! >"$folder/pid"
+  for _ in $(seq 1 900); do
+    if ready >/dev/null 2>&1; then
+      echo "$name is ready at $address (process $(cat "$folder/pid"))"
+      return
+    fi
+    alive || break
+    sleep 0.1
+  done
+  echo "$name did not start; the end of $folder/log:" >&2
+  tail -20 "$folder/log" >&2
+  stop
+  return 1
+}
+
+stop() {
+  if alive; then
+    pid="$(cat "$folder/pid")"
+    kill "$pid"
+    for _ in $(seq 1 200); do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL "$pid" 2>/dev/null || true
+  fi
+  rm -f "$folder/pid"
+  echo "$name is stopped"
+}
+
+status() { if alive && ready >/dev/null 2>&1; then echo "$name runs at $address"; else echo "$name does not run"; fi; }
+
+wipe() {
+  stop
+  rm -rf "$folder/data" "$folder/log"
+}
+
+# The jars of a pom.xml, fetched once.
+jars() {
+  [ -f "$folder/lib/complete" ] && return
+  command -v mvn >/dev/null || { echo "$name needs Maven and a JDK 17: apt install maven openjdk-17-jre-headless" >&2; return 1; }
+  mvn -B -q -f "$here/$name/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$folder/lib"
+  touch "$folder/lib/complete"
+}
+
+# Cassandra 5 does not run on every newer Java.
+java17() {
+  for java in "${JAVA:-}" /usr/lib/jvm/java-17-openjdk-*/bin/java /usr/lib/jvm/*17*/bin/java "$(command -v java || true)"; do
+    if [ -x "$java" ]; then
+      echo "$java"
+      return
+    fi
+  done
+}
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+with_docker() { [ "${SERVICES:-}" != bare ] && docker info >/dev/null 2>&1; }
+
+compose() { docker compose -f "$here/../compose.yaml" "$@"; }
+
+verb="${1:-}"
+shift || usage
+services=("$@")
+[ $# -gt 0 ] || services=(kafka cassandra mariadb)
+for service in "${services[@]}"; do
+  [ -f "$here/$service.sh" ] && [ "$service" != services ] || usage
+done
+case "$verb" in
+  up | down | status | wipe) ;;
+  *) usage ;;
+esac
+if with_docker; then
+  case "$verb" in
+    up) compose up --detach --wait ;;
+    down) compose stop ;;
+    status) compose ps ;;
+    wipe) compose down --volumes ;;
+  esac
+  exit
+fi
+declare -A verbs=([up]=start [down]=stop [status]=status [wipe]=wipe)
+for service in "${services[@]}"; do
+  on "$service" "${verbs[$verb]}"
+done

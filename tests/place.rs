@@ -1,0 +1,180 @@
+//! Where the system under test keeps its data: embedded in its folder, or on the real services that the environment
+//! names (`infra/services/test.sh` does), in a topic, a database and a keyspace of its own.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sqlx::{AssertSqlSafe, Connection, Row};
+use uuid::Uuid;
+
+/// The manifests of the project.
+const MANIFESTS: [&str; 9] = [
+    "functions/ingest/service.yaml",
+    "functions/count/service.yaml",
+    "functions/store/service.yaml",
+    "functions/batch/service.yaml",
+    "functions/analytics/service.yaml",
+    "eventing/log-to-count.yaml",
+    "eventing/log-to-store.yaml",
+    "eventing/minute-to-batch.yaml",
+    "eventing/dead-letter.yaml",
+];
+
+/// Where a system keeps its data.
+pub enum Place {
+    Embedded,
+    Services(Services),
+}
+
+/// Names of one test's own on the services.
+pub struct Services {
+    pub kafka: String,
+    pub cassandra: String,
+    pub mysql: String,
+    pub name: String,
+}
+
+impl Place {
+    /// A new place; on the services where the environment names all three of them.
+    pub fn new() -> Self {
+        let variable = |key| std::env::var(key).ok();
+        match (variable("KAFKA_BROKER"), variable("CASSANDRA_NODE"), variable("MYSQL_SERVER")) {
+            (Some(kafka), Some(cassandra), Some(mysql)) => {
+                Self::Services(Services::create(kafka, cassandra, mysql))
+            }
+            _ => Self::Embedded,
+        }
+    }
+
+    /// Tells a process of the system where its data is.
+    pub fn configure(&self, command: &mut Command) {
+        for key in ["LOG_URL", "MASTER_URL", "VIEWS_URL", "CONFIG_FILE", "PORT", "METRICS_PORT"] {
+            command.env_remove(key);
+        }
+        if let Self::Services(services) = self {
+            command.env("LOG_URL", services.log_url());
+            command.env("MASTER_URL", services.master_url());
+            command.env("VIEWS_URL", services.views_url());
+        }
+    }
+
+    /// The project's manifests with `change` done to each text; their topics and consumer groups are the place's own.
+    pub fn manifests(&self, folder: &Path, change: impl Fn(&str, String) -> String) -> Vec<PathBuf> {
+        let write = |path: &&str| {
+            let mut text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+            if let Self::Services(Services { name, .. }) = self {
+                for (is, becomes) in [
+                    ("    - user\n".to_owned(), format!("    - {name}\n")),
+                    ("topic: user-dead-letter".to_owned(), format!("topic: {name}-dead-letter")),
+                    ("consumerGroup: ".to_owned(), format!("consumerGroup: {name}-")),
+                ] {
+                    text = text.replace(&is, &becomes);
+                }
+            }
+            let file = folder.join(path.replace('/', "-"));
+            fs::write(&file, change(path, text)).unwrap();
+            file
+        };
+        MANIFESTS.iter().map(write).collect()
+    }
+
+    /// The ids of all users in the master dataset.
+    pub async fn stored(&self, data: &Path) -> BTreeSet<Uuid> {
+        match self {
+            Self::Embedded => in_file(data, "master.db", "SELECT id FROM users").await,
+            Self::Services(services) => services.stored().await,
+        }
+    }
+
+    /// The ids of all users that were counted.
+    pub async fn counted(&self, data: &Path) -> BTreeSet<Uuid> {
+        match self {
+            Self::Embedded => in_file(data, "views.db", "SELECT id FROM users_counted").await,
+            Self::Services(services) => services.counted().await,
+        }
+    }
+}
+
+async fn in_file(data: &Path, file: &str, query: &'static str) -> BTreeSet<Uuid> {
+    let url = format!("sqlite:{}", data.join(file).display());
+    let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let rows = sqlx::query(query).fetch_all(&mut database).await.unwrap();
+    rows.iter().map(|row| Uuid::from_slice(row.get::<&[u8], _>(0)).unwrap()).collect()
+}
+
+impl Services {
+    fn create(kafka: String, cassandra: String, mysql: String) -> Self {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let services = Self { kafka, cassandra, mysql, name };
+        services.run_mysql("CREATE DATABASE");
+        services
+    }
+
+    pub fn log_url(&self) -> String {
+        format!("kafka://{}/{}", self.kafka, self.name)
+    }
+
+    pub fn master_url(&self) -> String {
+        format!("{}/{}", self.mysql, self.name)
+    }
+
+    pub fn views_url(&self) -> String {
+        format!("cassandra://{}/{}", self.cassandra, self.name)
+    }
+
+    async fn stored(&self) -> BTreeSet<Uuid> {
+        let mut server = sqlx::MySqlConnection::connect(&self.master_url()).await.unwrap();
+        let rows = sqlx::query("SELECT id FROM users").fetch_all(&mut server).await.unwrap();
+        rows.iter().map(|row| Uuid::from_slice(row.get::<&[u8], _>(0)).unwrap()).collect()
+    }
+
+    async fn counted(&self) -> BTreeSet<Uuid> {
+        let session = scylla::client::session_builder::SessionBuilder::new();
+        let session = session.known_node(&self.cassandra).build().await.unwrap();
+        let all = session.query_unpaged(format!("SELECT id FROM {}.counted", self.name), ()).await.unwrap();
+        let rows = all.into_rows_result().unwrap();
+        rows.rows::<(Option<Uuid>,)>().unwrap().filter_map(|row| row.unwrap().0).collect()
+    }
+
+    fn run_mysql(&self, what: &str) {
+        let (server, statement) = (self.mysql.clone(), format!("{what} {}", self.name));
+        blocking(async move {
+            let mut server = sqlx::MySqlConnection::connect(&server).await.unwrap();
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut server).await.unwrap();
+        });
+    }
+}
+
+/// From a test's own runtime nothing else may be waited for.
+fn blocking(work: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+    });
+    let _ = thread.join();
+}
+
+/// Leaves nothing behind on the services.
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.run_mysql("DROP DATABASE");
+        let (node, keyspace) = (self.cassandra.clone(), self.name.clone());
+        blocking(async move {
+            let session =
+                scylla::client::session_builder::SessionBuilder::new().known_node(node).build().await;
+            let drop = format!("DROP KEYSPACE IF EXISTS {keyspace}");
+            session.unwrap().query_unpaged(drop, ()).await.unwrap();
+        });
+        let (broker, topic) = (self.kafka.clone(), self.name.clone());
+        blocking(async move {
+            let admin: rdkafka::admin::AdminClient<_> =
+                rdkafka::ClientConfig::new().set("bootstrap.servers", broker).create().unwrap();
+            let topics = [topic.clone(), format!("{topic}-dead-letter")];
+            let names: Vec<_> = topics.iter().map(String::as_str).collect();
+            let _ = admin.delete_topics(&names, &rdkafka::admin::AdminOptions::new()).await;
+        });
+    }
+}
