@@ -11,10 +11,16 @@ mod autoscaling;
 mod bad_input;
 /// CloudEvents' own SDK of another language sends and receives.
 mod clients;
+/// Kafka's own tools beside the system.
+mod foreign;
 /// Start, stop, kill.
 mod lifecycle;
+/// Clients that do not give up.
+mod load;
 /// Metrics and traces.
 mod observed;
+/// The real services are killed, stopped and away.
+mod outages;
 /// Where a system under test keeps its data.
 mod place;
 /// Dead letters and replays.

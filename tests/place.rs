@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -27,7 +28,7 @@ const MANIFESTS: [&str; 9] = [
 /// Where a system keeps its data.
 pub enum Place {
     Embedded,
-    Services(Services),
+    Services(Arc<Services>),
 }
 
 /// Names of one test's own on the services.
@@ -44,7 +45,7 @@ impl Place {
         let variable = |key| std::env::var(key).ok();
         match (variable("KAFKA_BROKER"), variable("CASSANDRA_NODE"), variable("MYSQL_SERVER")) {
             (Some(kafka), Some(cassandra), Some(mysql)) => {
-                Self::Services(Services::create(kafka, cassandra, mysql))
+                Self::Services(Arc::new(Services::create(kafka, cassandra, mysql)))
             }
             _ => Self::Embedded,
         }
@@ -66,7 +67,8 @@ impl Place {
     pub fn manifests(&self, folder: &Path, change: impl Fn(&str, String) -> String) -> Vec<PathBuf> {
         let write = |path: &&str| {
             let mut text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
-            if let Self::Services(Services { name, .. }) = self {
+            if let Self::Services(services) = self {
+                let name = &services.name;
                 for (is, becomes) in [
                     ("    - user\n".to_owned(), format!("    - {name}\n")),
                     ("topic: user-dead-letter".to_owned(), format!("topic: {name}-dead-letter")),

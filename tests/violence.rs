@@ -1,42 +1,21 @@
 //! Everything is killed at random under load; what is left must agree exactly.
 
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use lambda_architecture::{burst::names, client::Client};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
-use shared::user::User;
 use uuid::Uuid;
 
 use crate::{
     app::{App, signal},
+    load::Load,
     walkthrough::counts,
 };
 
-/// Users of one run.
+/// Users of one run, each sent one to three times.
 const USERS: usize = 5_000;
-/// Clients that post them.
-const CLIENTS: usize = 64;
 /// How often the whole runtime is killed.
 const RUNTIME_KILLS: usize = 3;
-
-/// What the clients do, seen by all of them.
-struct Load {
-    /// Each user as often as it is sent.
-    posts: Vec<User>,
-    next: AtomicUsize,
-    acknowledged: Mutex<BTreeSet<Uuid>>,
-    /// Where the runtime listens now.
-    address: Mutex<SocketAddr>,
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_lose_nothing_and_count_nothing_twice() {
@@ -49,31 +28,16 @@ async fn kills_at_random_lose_nothing_and_count_nothing_twice() {
 async fn violence(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut app = App::start().await;
-    let users: Vec<_> = (0..USERS).map(names::user).collect();
-    let mut posts: Vec<_> = users
-        .iter()
-        .flat_map(|user| std::iter::repeat_n(user, random.random_range(1..=3)))
-        .cloned()
-        .collect();
-    for last in (1..posts.len()).rev() {
-        posts.swap(last, random.random_range(0..=last));
-    }
-    let total = posts.len();
-    let load = Arc::new(Load {
-        posts,
-        next: AtomicUsize::new(0),
-        acknowledged: Mutex::default(),
-        address: Mutex::new(app.address),
-    });
-    let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(client(load.clone()))).collect();
+    let load = Load::new(USERS, &mut random, vec![app.address]);
+    let clients = load.start();
+    load.release(1.0);
     for kill in 1..=RUNTIME_KILLS {
-        let until = total * kill / (RUNTIME_KILLS + 1);
-        while load.next.load(Ordering::Relaxed) < until {
+        while !load.sent(load.total() * kill / (RUNTIME_KILLS + 1)) {
             kill_a_function(&mut app, &mut random).await;
             tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
         }
         app.kill_and_restart();
-        *load.address.lock().unwrap() = app.address;
+        load.moved(0, app.address);
     }
     for client in clients {
         client.await.unwrap();
@@ -81,29 +45,9 @@ async fn violence(seed: u64) {
     for _ in 0..5 {
         kill_a_function(&mut app, &mut random).await;
     }
-    let acknowledged = load.acknowledged.lock().unwrap().clone();
-    assert_eq!(acknowledged, users.iter().map(|user| user.id).collect());
+    let acknowledged = load.acknowledged();
+    assert_eq!(acknowledged.len(), USERS);
     agree(&mut app, &acknowledged, seed).await;
-}
-
-/// Posts what is next until each is acknowledged, whatever happens to the server meanwhile.
-async fn client(load: Arc<Load>) {
-    let mut address = *load.address.lock().unwrap();
-    let mut client = Client::new(address);
-    while let Some(user) = load.posts.get(load.next.fetch_add(1, Ordering::Relaxed)) {
-        loop {
-            let answer = client.post_json("/ingress/user", user.to_json()).await;
-            if answer.is_ok_and(|answer| answer.status() == 201) {
-                load.acknowledged.lock().unwrap().insert(user.id);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let now = *load.address.lock().unwrap();
-            if now != address {
-                (address, client) = (now, Client::new(now));
-            }
-        }
-    }
 }
 
 async fn kill_a_function(app: &mut App, random: &mut StdRng) {
@@ -113,7 +57,8 @@ async fn kill_a_function(app: &mut App, random: &mut StdRng) {
     }
 }
 
-async fn agree(app: &mut App, acknowledged: &BTreeSet<Uuid>, seed: u64) {
+/// Waits until all is processed; then analytics, the master dataset and the views must say the same.
+pub async fn agree(app: &mut App, acknowledged: &BTreeSet<Uuid>, seed: u64) {
     let all = acknowledged.len() as u64;
     app.eventually(&format!("all are counted, seed {seed}"), async |app| app.user_count().await >= all).await;
     app.settle().await;

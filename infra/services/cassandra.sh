@@ -23,11 +23,11 @@ program=("$(java17)" "-Xms${CASSANDRA_HEAP:-512m}" "-Xmx${CASSANDRA_HEAP:-512m}"
   -Dcassandra.ring_delay_ms=100 -Dcassandra.superuser_setup_delay_ms=0)
 
 install() {
-  jars
+  fetch_jars
   # It measures objects through an agent.
   local agent
   agent="$(ls "$folder"/lib/jamm-*.jar)"
-  program+=("-javaagent:$agent" -cp "$folder/lib/*" org.apache.cassandra.service.CassandraDaemon)
+  program+=("-javaagent:$agent" -cp "$jars/*" org.apache.cassandra.service.CassandraDaemon)
 }
 
 configure() {

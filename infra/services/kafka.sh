@@ -4,9 +4,9 @@ address="127.0.0.1:$KAFKA_PORT"
 controller="127.0.0.1:${KAFKA_CONTROLLER_PORT:-$((KAFKA_PORT + 1))}"
 java="$(java17)"
 options=(-XX:+UseSerialGC -Djava.net.preferIPv4Stack=true -Dorg.slf4j.simpleLogger.defaultLogLevel=warn)
-program=("$java" -Xms128m "-Xmx${KAFKA_HEAP:-512m}" "${options[@]}" -cp "$folder/lib/*" kafka.Kafka "$folder/server.properties")
+program=("$java" -Xms128m "-Xmx${KAFKA_HEAP:-512m}" "${options[@]}" -cp "$jars/*" kafka.Kafka "$folder/server.properties")
 
-install() { jars; }
+install() { fetch_jars; }
 
 configure() {
   # An ordered source has one event of each partition under way: 64 of them, as in the embedded log.
@@ -33,7 +33,7 @@ group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=16777216
 CONF
   [ -f "$folder/data/meta.properties" ] ||
-    "$java" -Xmx128m "${options[@]}" -cp "$folder/lib/*" kafka.tools.StorageTool format \
+    "$java" -Xmx128m "${options[@]}" -cp "$jars/*" kafka.tools.StorageTool format \
       --cluster-id MkU3OEVBNTcwNTJENDM2Qk --config "$folder/server.properties" --ignore-formatted >>"$folder/log" 2>&1
 }
 

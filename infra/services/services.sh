@@ -3,13 +3,14 @@
 # With Docker they are those of infra/compose.yaml; without it (or with SERVICES=bare) processes of Debian's and Maven's
 # packages, whose data lies in $SERVICES_DIR (.services). `down` keeps the data, `wipe` does not.
 # Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each file beside this says what one service needs.
+# Jars are fetched once into $SERVICES_JARS ($SERVICES_DIR/jars).
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 export KAFKA_PORT="${KAFKA_PORT:-9092}" CASSANDRA_PORT="${CASSANDRA_PORT:-9042}" MYSQL_PORT="${MYSQL_PORT:-3307}"
 root="${SERVICES_DIR:-$PWD/.services}"
 
 usage() {
-  sed -n '2s/^# //p' "$0" >&2
+  sed -n '2s/^# //p' "$0" | cut -d: -f1 >&2
   exit 2
 }
 
@@ -17,6 +18,7 @@ usage() {
 on() (
   name="$1"
   folder="$root/$name"
+  jars="${SERVICES_JARS:-$root/jars}/$name"
   mkdir -p "$folder"
   # shellcheck source=/dev/null
   . "$here/$name.sh"
@@ -70,11 +72,11 @@ wipe() {
 }
 
 # The jars of a pom.xml, fetched once.
-jars() {
-  [ -f "$folder/lib/complete" ] && return
+fetch_jars() {
+  [ -f "$jars/complete" ] && return
   command -v mvn >/dev/null || { echo "$name needs Maven and a JDK 17: apt install maven openjdk-17-jre-headless" >&2; return 1; }
-  mvn -B -q -f "$here/$name/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$folder/lib"
-  touch "$folder/lib/complete"
+  mvn -B -q -f "$here/$name/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
+  touch "$jars/complete"
 }
 
 # Cassandra 5 does not run on every newer Java.

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# test.sh [bench] [ARGUMENTS]: what needs the real services, against services of its own that end with it.
+# Without `bench`: the contract suites of all backends, and the system tests (ARGUMENTS choose some of those).
+# Services start on free ports in a folder of their own, so that two of these may run at once.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# Ports that nobody listens on, twenty in a row.
+free() {
+  local base port
+  while base=$((20000 + RANDOM % 20000)); do
+    for port in $(seq "$base" $((base + 20))); do
+      (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && continue 2
+    done
+    echo "$base"
+    return
+  done
+}
+base="$(free)"
+export SERVICES=bare SERVICES_DIR="$PWD/target/services/$$" SERVICES_JARS="$PWD/target/services/jars"
+export KAFKA_PORT="$base" CASSANDRA_PORT="$((base + 10))" MYSQL_PORT="$((base + 20))"
+services="$PWD/infra/services/services.sh"
+trap '"$services" wipe; rm -rf "$SERVICES_DIR"' EXIT
+"$services" up
+export KAFKA_BROKER="127.0.0.1:$KAFKA_PORT" CASSANDRA_NODE="127.0.0.1:$CASSANDRA_PORT"
+export MYSQL_SERVER="mysql://root:root@127.0.0.1:$MYSQL_PORT"
+KAFKA_PID="$(cat "$SERVICES_DIR/kafka/pid")" CASSANDRA_PID="$(cat "$SERVICES_DIR/cassandra/pid")"
+export KAFKA_PID CASSANDRA_PID
+
+if [ "${1:-}" = bench ]; then
+  shift
+  cargo bench --locked --bench figures -- services "$@"
+  exit
+fi
+if [ $# = 0 ]; then
+  cargo test --workspace --locked --features backend-log/services,backend-master/services,backend-views/services --test contract
+  set -- walkthrough bad_input repair foreign violence
+fi
+cargo test --release --locked --test system -- "$@"
+# Last and alone: these kill, stop and restart the services themselves.
+cargo test --release --locked --test system -- --test-threads=1 outages

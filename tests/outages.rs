@@ -1,0 +1,151 @@
+//! The real services are killed, stopped, restarted and away while the system works. Runs alone: no other test may
+//! need them meanwhile. `infra/services/test.sh` says where they are and how they are started.
+
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use backend_log::Start;
+use hyper::Request;
+use rustix::process::Signal;
+use uuid::Uuid;
+
+use crate::{
+    app::{App, signal},
+    load::Load,
+    place::{Place, Services},
+    violence::agree,
+};
+
+/// Users of one run, each sent one to three times.
+const USERS: usize = 20_000;
+/// How long a service is stopped, and how soon the system must work once all are back.
+const STOPPED: Duration = Duration::from_secs(10);
+const RECOVERY: Duration = Duration::from_secs(5);
+const SERVICES: [&str; 3] = ["kafka", "cassandra", "mariadb"];
+
+/// Starts or stops a service, and waits until that is done.
+fn service(verb: &str, name: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/infra/services/services.sh");
+    let done = Command::new(script).args([verb, name]).output().unwrap();
+    assert!(done.status.success(), "{verb} {name}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn send(name: &str, what: Signal) {
+    let folder = std::env::var("SERVICES_DIR").unwrap();
+    let pid = std::fs::read_to_string(format!("{folder}/{name}/pid")).unwrap();
+    signal(pid.trim().parse().unwrap(), what);
+}
+
+/// At least two replicas of each function that events go to.
+fn two_replicas(path: &str, manifest: String) -> String {
+    let one = "autoscaling.knative.dev/min-scale: \"0\"";
+    match path.contains("count/service") || path.contains("store/service") {
+        true => manifest.replace(one, "autoscaling.knative.dev/min-scale: \"2\""),
+        false => manifest,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_are_killed_or_stopped_lose_nothing_and_count_nothing_twice() {
+    let place = Place::new();
+    let Place::Services(names) = &place else { return eprintln!("not run: there are no services here") };
+    let names = names.clone();
+    // Two runtimes share the consumer groups, with two processes of `count` and `store` each.
+    let mut first = App::start_with(place, two_replicas).await;
+    let mut second = App::start_with(Place::Services(names.clone()), two_replicas).await;
+    let mut random = rand::SeedableRng::seed_from_u64(1);
+    let load = Load::new(USERS, &mut random, vec![first.address, second.address]);
+    let clients = load.start();
+    let steps = SERVICES.len() * 2 + 2;
+    for (step, name) in SERVICES.iter().chain(&SERVICES).enumerate() {
+        let at_work = load.release((step + 1) as f64 / steps as f64);
+        load.until_sent(at_work).await;
+        if step < SERVICES.len() {
+            send(name, Signal::KILL);
+            service("up", name);
+        } else {
+            send(name, Signal::STOP);
+            tokio::time::sleep(STOPPED).await;
+            send(name, Signal::CONT);
+        }
+        // Its consumers leave without a word, and others join.
+        if step % 2 == 1 {
+            second.kill_and_restart();
+            load.moved(1, second.address);
+        }
+    }
+    load.release(1.0);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let acknowledged = load.acknowledged();
+    assert_eq!(acknowledged.len(), USERS);
+    assert_eq!(in_topic(&names).await, acknowledged, "topic");
+    assert_eq!(second.stop(), Some(0));
+    let letters = first.command(&["dead-letters", "list"]);
+    assert_eq!(String::from_utf8_lossy(&letters.stdout), "", "nothing of this belongs into the dead letter");
+    agree(&mut first, &acknowledged, 1).await;
+}
+
+/// The ids of all users in the topic.
+async fn in_topic(services: &Services) -> BTreeSet<Uuid> {
+    let log = backend_log::open(&services.log_url()).unwrap();
+    let mut consumer = log.consume(&services.name, None, Start::Earliest).await.unwrap();
+    let mut ids = BTreeSet::new();
+    loop {
+        let records = consumer.poll_now(1_000).await.unwrap().records;
+        if records.is_empty() {
+            return ids;
+        }
+        let key = |delivered: backend_log::Delivered| {
+            Uuid::try_parse_ascii(&delivered.record.key.unwrap()).unwrap()
+        };
+        ids.extend(records.into_iter().map(key));
+    }
+}
+
+#[tokio::test]
+async fn what_starts_before_the_services_works_once_they_are_there() {
+    let place = Place::new();
+    if matches!(place, Place::Embedded) {
+        return eprintln!("not run: there are no services here");
+    }
+    SERVICES.iter().for_each(|name| service("down", name));
+    let mut app = App::start_with(place, |_, manifest| manifest).await;
+    for (path, missing) in [
+        ("/ingress/readyz", "Kafka"),
+        ("/function/count/readyz", "Cassandra"),
+        ("/function/store/readyz", "MySQL"),
+        ("/function/batch/readyz", "MySQL"),
+        ("/service-analytics/readyz", "Cassandra"),
+    ] {
+        let answer = app.send(Request::get(path).body(bytes::Bytes::new()).unwrap()).await.unwrap();
+        let said = String::from_utf8_lossy(answer.body()).into_owned();
+        assert_eq!(answer.status(), 503, "{path}: {said}");
+        assert!(said.contains(missing), "{path}: {said}");
+    }
+    let id = Uuid::new_v4();
+    let user = format!(r#"{{"id":"{id}","name":"early"}}"#);
+    let answer = app.post("/ingress/user", user.clone()).await;
+    assert_eq!(answer.status(), 503, "{:?}", answer.body());
+    assert!(answer.headers().contains_key("retry-after"));
+    SERVICES.iter().for_each(|name| service("up", name));
+
+    let up = Instant::now();
+    app.eventually("a user is acknowledged", async |app| {
+        app.post("/ingress/user", user.clone()).await.status() == 201
+    })
+    .await;
+    app.eventually("the user is counted", async |app| {
+        let answer =
+            app.send(Request::get("/function/count/user/count").body(bytes::Bytes::new()).unwrap()).await;
+        answer.is_ok_and(|answer| &answer.body()[..] == br#"{"userCount":1}"#)
+    })
+    .await;
+    app.eventually("the user is stored", async |app| app.tick("").await["users"] == 1).await;
+    assert!(up.elapsed() < RECOVERY, "it took {:?}", up.elapsed());
+    assert_eq!(app.user_count().await, 1);
+}
