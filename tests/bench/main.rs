@@ -4,8 +4,13 @@
 
 /// Requests from many connections at once.
 mod load;
+/// Where what is measured keeps its data.
+#[path = "../place.rs"]
+mod place;
 /// Processes that are measured, and a bare server to compare with.
 mod server;
+/// The same and more on the real services.
+mod services;
 /// What is stored in which time.
 mod storage;
 /// What passes through the whole system.
@@ -44,6 +49,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut figures = Vec::new();
     runtime.block_on(async {
+        if chosen.first().is_some_and(|word| word == "services") {
+            figures.extend(services::all(&chosen[1..]).await);
+            return;
+        }
         if is_chosen("start") {
             figures.extend(server::start().await);
         }

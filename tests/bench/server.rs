@@ -19,10 +19,11 @@ use crate::{
     Figure, figure,
     load::{self, rate},
     median,
+    place::Place,
 };
 
 /// How long each load runs.
-const LENGTH: Duration = Duration::from_secs(4);
+pub const LENGTH: Duration = Duration::from_secs(4);
 /// Set for the bare server's process.
 const REFERENCE: &str = "BENCH_REFERENCE";
 
@@ -44,17 +45,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// A function on the databases of a folder.
-    pub fn function(name: &str, data: &Path) -> Self {
+    /// A function of a place; what is embedded lies in the folder.
+    pub fn function(name: &str, place: &Place, data: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lambda-architecture"));
         command.args(["function", name]);
-        for (key, file) in [("LOG_URL", "log"), ("MASTER_URL", "master"), ("VIEWS_URL", "views")] {
-            command.env(key, format!("sqlite:{}", data.join(format!("{file}.db")).display()));
+        place.configure(&mut command);
+        if matches!(place, Place::Embedded) {
+            for (key, file) in [("LOG_URL", "log"), ("MASTER_URL", "master"), ("VIEWS_URL", "views")] {
+                command.env(key, format!("sqlite:{}", data.join(format!("{file}.db")).display()));
+            }
         }
         Self::spawn(command)
     }
 
-    fn reference() -> Self {
+    /// The bare server.
+    pub fn reference() -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(REFERENCE, "1");
         Self::spawn(command)
@@ -66,6 +71,11 @@ impl Server {
         command.env("LISTEN_FDS", "1").stdin(Stdio::null()).stdout(Stdio::null());
         command.fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: 3 }]).unwrap();
         Self { address, process: Process(command.spawn().unwrap()) }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// Memory of its own, MB.
@@ -113,7 +123,7 @@ pub async fn start() -> Vec<Figure> {
     let data = tempfile::tempdir().unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..40 {
-        ours.push(first_answer(|| Server::function("ingest", data.path())).await);
+        ours.push(first_answer(|| Server::function("ingest", &Place::Embedded, data.path())).await);
         theirs.push(first_answer(Server::reference).await);
     }
     let (ours, theirs) = (median(ours), median(theirs));
@@ -144,7 +154,7 @@ pub async fn ingest() -> Vec<Figure> {
         let theirs = rate(bare.address, load::Request::User(""), connections, 201, LENGTH).await;
         drop(bare);
         let data = tempfile::tempdir().unwrap();
-        let function = Server::function("ingest", data.path());
+        let function = Server::function("ingest", &Place::Embedded, data.path());
         let straight = rate(function.address, load::Request::User(""), connections, 201, LENGTH).await;
         drop(function);
         let ratio = straight / theirs;

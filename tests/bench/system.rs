@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,12 +12,12 @@ use bytes::Bytes;
 use lambda_architecture::{burst::names, client::Client};
 use serde_json::Value;
 use shared::event;
-use tempfile::TempDir;
 
 use crate::{
     Figure, figure,
     load::{self, rate},
     median,
+    place::Place,
     server::{Process, rss_mb},
     storage,
 };
@@ -26,18 +26,23 @@ use crate::{
 const EVENTS: usize = 100_000;
 
 /// A running system.
-struct System {
-    address: SocketAddr,
+pub struct System {
+    pub address: SocketAddr,
     process: Process,
 }
 
 impl System {
-    fn start(data: &Path, manifests: &[&str]) -> Self {
+    /// The system of a place with these of its manifests, or with all.
+    pub fn start(place: &Place, data: &Path, manifests: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lambda-architecture"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
-        if !manifests.is_empty() {
-            command.arg("--manifests").args(manifests);
-        }
+        place.configure(&mut command);
+        let files = place.manifests(data, |_, manifest| manifest);
+        let wanted = |file: &&PathBuf| {
+            let name = file.file_name().unwrap().to_string_lossy();
+            manifests.is_empty() || manifests.iter().any(|path| name == path.replace('/', "-"))
+        };
+        command.arg("--manifests").args(files.iter().filter(wanted));
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next().unwrap().unwrap();
@@ -47,7 +52,8 @@ impl System {
         Self { address, process: Process(child) }
     }
 
-    async fn json(&self, path: &str) -> Value {
+    /// `GET path`.
+    pub async fn json(&self, path: &str) -> Value {
         let answer = Client::new(self.address).get(path).await.unwrap();
         serde_json::from_slice(answer.body()).unwrap()
     }
@@ -63,7 +69,7 @@ pub async fn first_request() -> Figure {
     let mut times = Vec::new();
     for n in 0..15 {
         let data = tempfile::tempdir().unwrap();
-        let system = System::start(data.path(), &[]);
+        let system = System::start(&Place::Embedded, data.path(), &[]);
         let mut client = Client::new(system.address);
         client.get("/status").await.unwrap();
         let started = Instant::now();
@@ -86,7 +92,7 @@ pub async fn first_request() -> Figure {
 pub async fn gateway_rate(connections: usize, length: Duration) -> f64 {
     let data = tempfile::tempdir().unwrap();
     // Without arrows, as straight to ingest: nobody reads the log meanwhile.
-    let system = System::start(data.path(), &["functions/ingest/service.yaml"]);
+    let system = System::start(&Place::Embedded, data.path(), &["functions/ingest/service.yaml"]);
     rate(system.address, load::Request::User("/ingress"), connections, 201, length).await
 }
 
@@ -95,22 +101,10 @@ pub async fn arrows() -> Vec<Figure> {
     let rows = storage::rows_per_second(EVENTS).await;
     let mut figures = Vec::new();
     for function in ["count", "store"] {
-        let data = log_of(EVENTS).await;
-        let service = format!("functions/{function}/service.yaml");
-        let arrow = format!("eventing/log-to-{function}.yaml");
-        let started = Instant::now();
-        let system = System::start(data.path(), &[&service, &arrow, "eventing/dead-letter.yaml"]);
-        loop {
-            let status = system.json("/status").await;
-            let arrow = &status["arrows"][0];
-            if arrow["lag"] == 0 && arrow["delivered"].as_u64() >= Some(EVENTS as u64) {
-                break;
-            }
-            assert!(started.elapsed() < Duration::from_secs(120), "{status}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let events = EVENTS as f64 / started.elapsed().as_secs_f64();
-        drop(system);
+        let data = tempfile::tempdir().unwrap();
+        let log = format!("sqlite:{}", data.path().join("log.db").display());
+        fill(&log, "user", EVENTS).await;
+        let events = through(function, &Place::Embedded, data.path(), EVENTS).await;
         assert_eq!(storage::stored(function, data.path()).await, EVENTS as u64, "not exact");
         let ratio = events / rows;
         figures.push(figure(
@@ -124,25 +118,48 @@ pub async fn arrows() -> Vec<Figure> {
     figures
 }
 
-/// A folder whose log has so many users.
-async fn log_of(users: usize) -> TempDir {
-    let data = tempfile::tempdir().unwrap();
-    let log = backend_log::open(&format!("sqlite:{}", data.path().join("log.db").display())).unwrap();
+/// Events per second that go from the log through a function, the start of the system included.
+pub async fn through(function: &str, place: &Place, data: &Path, events: usize) -> f64 {
+    let service = format!("functions/{function}/service.yaml");
+    let arrow = format!("eventing/log-to-{function}.yaml");
+    let started = Instant::now();
+    let system = System::start(place, data, &[&service, &arrow, "eventing/dead-letter.yaml"]);
+    loop {
+        let status = system.json("/status").await;
+        let arrow = &status["arrows"][0];
+        if arrow["lag"] == 0 && arrow["delivered"].as_u64() >= Some(events as u64) {
+            return events as f64 / started.elapsed().as_secs_f64();
+        }
+        assert!(started.elapsed() < Duration::from_secs(120), "{status}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Appends so many users to a log's topic.
+pub async fn fill(log: &str, topic: &str, users: usize) {
+    let log = backend_log::open(log).unwrap();
     let numbers: Vec<_> = (0..users).collect();
     for some in numbers.chunks(1_000) {
         let record = |n: &usize| {
             let user = names::user(*n);
             event::to_record(&event::ingested(&user, &http::HeaderMap::new()).unwrap(), &user)
         };
-        log.append("user", some.iter().map(record).collect()).await.unwrap();
+        log.append(topic, some.iter().map(record).collect()).await.unwrap();
     }
-    data
 }
 
 /// From a post to its being seen, one user after the other.
 pub async fn visible() -> Figure {
+    let (half, most) = until_seen(&Place::Embedded).await;
+    let measured = format!("p50 {half:.1} ms, p99 {most:.1} ms of 1,000");
+    let reached = half <= 30.0 && most <= 150.0;
+    figure("POST → visible in analytics", measured, "–".into(), "p50 ≤ 30 ms, p99 ≤ 150 ms", reached)
+}
+
+/// Milliseconds from a post to its being seen, half and 99 % of a thousand.
+pub async fn until_seen(place: &Place) -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
-    let system = System::start(data.path(), &[]);
+    let system = System::start(place, data.path(), &[]);
     let (mut poster, mut reader) = (Client::new(system.address), Client::new(system.address));
     let mut times = Vec::new();
     for n in 0..1_020_u64 {
@@ -161,10 +178,7 @@ pub async fn visible() -> Figure {
         }
     }
     times.sort_by(f64::total_cmp);
-    let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-    let measured = format!("p50 {half:.1} ms, p99 {most:.1} ms of 1,000");
-    let reached = half <= 30.0 && most <= 150.0;
-    figure("POST → visible in analytics", measured, "–".into(), "p50 ≤ 30 ms, p99 ≤ 150 ms", reached)
+    (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
 /// What the system costs with all functions at zero.
@@ -176,7 +190,7 @@ pub async fn idle() -> Figure {
     let arrows =
         ["log-to-count", "log-to-store", "dead-letter"].map(|arrow| format!("eventing/{arrow}.yaml"));
     let manifests: Vec<_> = manifests.iter().chain(&arrows).map(String::as_str).collect();
-    let system = System::start(data.path(), &manifests);
+    let system = System::start(&Place::Embedded, data.path(), &manifests);
     let mut client = Client::new(system.address);
     for n in 0..100 {
         post(&mut client, n).await;

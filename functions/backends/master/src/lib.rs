@@ -83,10 +83,10 @@ pub enum MasterError {
     #[error("the embedded master dataset failed")]
     Sqlite(#[from] backend_sqlite::Error),
     /// The server failed, or cannot be reached.
-    #[error("the master dataset's server cannot do it now")]
+    #[error("MySQL (MASTER_URL) cannot do it now")]
     MySql(#[from] sqlx::Error),
     /// The tables could not be created.
-    #[error("the master dataset's tables could not be created")]
+    #[error("the tables could not be created in MySQL (MASTER_URL)")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// The task that wrote was ended with its runtime.
     #[error("the write was given up")]
