@@ -1,5 +1,6 @@
 //! The speed layer's views: the set of user ids that were counted, and the history of their number.
 
+mod cassandra;
 mod sqlite;
 
 use std::{sync::Arc, time::Duration};
@@ -11,13 +12,22 @@ use shared::{
 };
 use uuid::Uuid;
 
-pub use crate::sqlite::SqliteViews;
+pub use crate::{
+    cassandra::{CassandraError, CassandraViews},
+    sqlite::SqliteViews,
+};
 
 /// The views that a URL names (`VIEWS_URL`), with history kept as long as `retention`. Connects when first needed.
 pub fn open(url: &str, retention: Duration) -> Result<Arc<dyn Views>, ConfigError> {
+    if url.starts_with("cassandra://") {
+        return Ok(Arc::new(CassandraViews::new(url, retention)?));
+    }
     match backend_sqlite::path(url) {
         Some(path) => Ok(Arc::new(SqliteViews::new(path, retention))),
-        None => Err(ConfigError::unknown_url("VIEWS_URL", url, &["sqlite:PATH"])),
+        None => {
+            let known = ["sqlite:PATH", "cassandra://user:password@host:port/keyspace"];
+            Err(ConfigError::unknown_url("VIEWS_URL", url, &known))
+        }
     }
 }
 
@@ -46,4 +56,7 @@ pub enum ViewsError {
     /// The database under the embedded views failed.
     #[error("the embedded views failed")]
     Sqlite(#[from] backend_sqlite::Error),
+    /// Cassandra failed, or cannot be reached.
+    #[error("the views cannot do it now")]
+    Cassandra(#[from] CassandraError),
 }

@@ -1,0 +1,121 @@
+//! Why Cassandra could not do it, and what follows from that.
+
+use std::{sync::Arc, time::Duration};
+
+use scylla::errors::{
+    DbError, DeserializationError, ExecutionError, IntoRowsResultError, NewSessionError, PrepareError,
+    RequestAttemptError, RowsError,
+};
+
+/// Why Cassandra could not do it now.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CassandraError {
+    /// No node can be reached.
+    #[error("no node of Cassandra can be reached")]
+    Connect(#[source] Arc<NewSessionError>),
+    /// The TLS settings cannot be used.
+    #[error("the connection to Cassandra cannot be made safe")]
+    Tls(#[from] openssl::error::ErrorStack),
+    /// Nodes take connections and do not answer.
+    #[error("no node of Cassandra answered within {0:?}")]
+    NoAnswer(Duration),
+    /// A statement failed.
+    #[error("Cassandra cannot do it now")]
+    Execute(#[source] Arc<ExecutionError>),
+    /// A statement could not be prepared.
+    #[error("Cassandra does not understand a statement")]
+    Prepare(#[source] Arc<PrepareError>),
+    /// An answer has no rows.
+    #[error("an answer of Cassandra has no rows")]
+    NoRows(#[source] Arc<IntoRowsResultError>),
+    /// An answer has columns of other types.
+    #[error("an answer of Cassandra has other columns")]
+    Columns(#[source] Arc<RowsError>),
+    /// An answer does not say whether a condition held.
+    #[error("an answer of Cassandra does not say what became of a condition")]
+    NoOutcome,
+    /// A value cannot be read.
+    #[error("a value in an answer of Cassandra cannot be read")]
+    Value(#[from] DeserializationError),
+    /// A number in a table is out of range.
+    #[error("a number in Cassandra is out of range")]
+    Number(#[from] std::num::TryFromIntError),
+    /// A keyspace that was created otherwise.
+    #[error("the keyspace has {found} shards, `VIEWS_URL` asks for {asked}; ask for {found} or for none")]
+    Shards {
+        /// What the URL says.
+        asked: i32,
+        /// What the keyspace was created with.
+        found: i32,
+    },
+    /// Others were always quicker.
+    #[error("others count at the same place; send it again")]
+    Contended,
+}
+
+impl CassandraError {
+    /// Whether the connections are of no more use.
+    pub(super) fn is_disconnected(&self) -> bool {
+        let Self::Execute(error) = self else { return false };
+        match &**error {
+            ExecutionError::EmptyPlan
+            | ExecutionError::ConnectionPoolError(_)
+            | ExecutionError::RequestTimeout(_) => true,
+            ExecutionError::PrepareError(PrepareError::ConnectionPoolError(_)) => true,
+            ExecutionError::LastAttemptError(error) => {
+                matches!(error, RequestAttemptError::BrokenConnectionError(_))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a node said that it will never do it: trying again changes nothing.
+    pub(super) fn is_refused(&self) -> bool {
+        let Self::Execute(error) = self else { return false };
+        let refused = [DbError::Unauthorized, DbError::AuthenticationError, DbError::SyntaxError];
+        matches!(&**error, ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _))
+            if refused.contains(error))
+    }
+
+    /// Whether a node answered that it may go better in a moment. What it was to do may have been done.
+    pub(super) fn is_passing(&self) -> bool {
+        let Self::Execute(error) = self else { return false };
+        let ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) = &**error else {
+            return false;
+        };
+        let passing = [DbError::Overloaded, DbError::IsBootstrapping];
+        passing.contains(error)
+            || matches!(error, DbError::WriteTimeout { .. } | DbError::ReadTimeout { .. })
+            || matches!(error, DbError::WriteFailure { .. } | DbError::ReadFailure { .. })
+    }
+}
+
+impl From<NewSessionError> for CassandraError {
+    fn from(error: NewSessionError) -> Self {
+        Self::Connect(Arc::new(error))
+    }
+}
+
+impl From<ExecutionError> for CassandraError {
+    fn from(error: ExecutionError) -> Self {
+        Self::Execute(Arc::new(error))
+    }
+}
+
+impl From<PrepareError> for CassandraError {
+    fn from(error: PrepareError) -> Self {
+        Self::Prepare(Arc::new(error))
+    }
+}
+
+impl From<IntoRowsResultError> for CassandraError {
+    fn from(error: IntoRowsResultError) -> Self {
+        Self::NoRows(Arc::new(error))
+    }
+}
+
+impl From<RowsError> for CassandraError {
+    fn from(error: RowsError) -> Self {
+        Self::Columns(Arc::new(error))
+    }
+}

@@ -1,0 +1,164 @@
+//! Writes the history of the number of users: a point when the number is larger than that of the newest point.
+//! The points of a day stand in one partition that knows its newest one, and a point is written only on the condition
+//! that the newest is the one that was read; so both time and count grow whatever others write.
+
+use std::time::{Duration, Instant};
+
+use scylla::value::CqlValue;
+
+use super::{
+    CassandraError,
+    answer::{Outcome, Rows},
+    count::{pause, total},
+    session::Open,
+};
+
+/// Seconds of a day.
+pub(super) const DAY: i64 = 24 * 60 * 60;
+/// How much longer than asked for points lie there, so that clocks that differ forget the same.
+const SLACK: i64 = 60 * 60;
+/// The longest that Cassandra lets a row live, seconds.
+const LONGEST: i64 = 20 * 365 * DAY;
+/// How long writing is tried when others are quicker.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long points are kept, seconds.
+#[derive(Clone, Copy)]
+pub(super) struct Retention(i64);
+
+impl Retention {
+    pub(super) fn new(retention: Duration) -> Self {
+        Self(i64::try_from(retention.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// Points before this time are forgotten.
+    pub(super) fn since(self) -> i64 {
+        now().saturating_sub(self.0)
+    }
+
+    /// Seconds for which a row is kept.
+    fn to_live(self, more: i64) -> i32 {
+        let seconds = self.0.saturating_add(SLACK).saturating_add(more).min(LONGEST);
+        i32::try_from(seconds).unwrap_or(i32::MAX)
+    }
+}
+
+/// A point's time and count.
+type Place = (i64, i64);
+
+/// The day that points are written into; the list of days has it.
+#[derive(Clone, Copy)]
+pub(super) struct Day {
+    day: i64,
+    /// The newest point of the days before, which is the newest one until this day has one.
+    before: Place,
+}
+
+fn now() -> i64 {
+    chrono::Utc::now().timestamp()
+}
+
+/// Sees to it that the newest point is the number of users.
+pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), CassandraError> {
+    // One call of a process at a time: who waits here finds that a point for all was written.
+    let mut known = open.day.lock().await;
+    let total = total(open).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut tries = 0;
+    loop {
+        let late = Instant::now() > deadline;
+        match try_once(open, retention, total, &mut known).await {
+            Ok(true) => return Ok(()),
+            Ok(false) if late => return Err(CassandraError::Contended),
+            Ok(false) => {}
+            Err(error) if error.is_passing() && !late => {}
+            Err(error) => return Err(error),
+        }
+        tries += 1;
+        pause(tries).await;
+    }
+}
+
+async fn try_once(
+    open: &Open,
+    retention: Retention,
+    total: i64,
+    known: &mut Option<Day>,
+) -> Result<bool, CassandraError> {
+    let today = now().div_euclid(DAY);
+    let day = match *known {
+        Some(known) if known.day >= today => known,
+        _ => *known.insert(find(open, retention, today).await?),
+    };
+    let newest = newest_of(open, day.day).await?;
+    let (time, count) = newest.unwrap_or(day.before);
+    if count >= total {
+        return Ok(true);
+    }
+    // Time never goes back, whatever the clocks do.
+    let time = now().max(time).max(day.day * DAY);
+    if write(open, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
+        return Ok(false);
+    }
+    // When another's day has begun meanwhile, it may have done so from the point before this one.
+    let same_day = newest_day(open).await? == Some(day.day);
+    if !same_day {
+        *known = None;
+    }
+    Ok(same_day)
+}
+
+async fn write(
+    open: &Open,
+    retention: Retention,
+    day: i64,
+    newest: Option<Place>,
+    (time, count): Place,
+) -> Result<Outcome, CassandraError> {
+    let number = |n| Some(CqlValue::BigInt(n));
+    let day = Some(CqlValue::Int(i32::try_from(day)?));
+    let to_live = Some(CqlValue::Int(retention.to_live(0)));
+    let update = vec![
+        to_live.clone(),
+        number(time),
+        number(count),
+        day.clone(),
+        newest.and_then(|(time, _)| number(time)),
+        newest.and_then(|(_, count)| number(count)),
+    ];
+    let insert = vec![day, number(time), number(count), to_live];
+    Outcome::of(open.session.batch(&open.statements.write(), vec![update, insert]).await?)
+}
+
+/// The day for the next point.
+async fn find(open: &Open, retention: Retention, today: i64) -> Result<Day, CassandraError> {
+    let day = newest_day(open).await?.map_or(today, |newest| newest.max(today));
+    // Before it is looked what stands in the days before: who writes there still sees afterwards that this has begun.
+    let begun = (i32::try_from(day)?, retention.to_live(2 * DAY));
+    open.session.execute_unpaged(&open.statements.add_day, begun).await?;
+    for older in days(open, 0, day - 1).await? {
+        if let Some(before) = newest_of(open, older).await? {
+            return Ok(Day { day, before });
+        }
+    }
+    Ok(Day { day, before: (0, 0) })
+}
+
+/// What a day says of its newest point. It comes with the point itself, and so is as well known as that.
+async fn newest_of(open: &Open, day: i64) -> Result<Option<Place>, CassandraError> {
+    let rows = open.session.execute_unpaged(&open.statements.newest, (i32::try_from(day)?,)).await?;
+    let row = Rows::of(rows)?.first::<(Option<i64>, Option<i64>)>()?;
+    Ok(row.and_then(|(time, count)| time.zip(count)))
+}
+
+async fn newest_day(open: &Open) -> Result<Option<i64>, CassandraError> {
+    let rows = Rows::of(open.session.execute_unpaged(&open.statements.newest_day, ()).await?)?;
+    Ok(rows.first::<(i32,)>()?.map(|(day,)| i64::from(day)))
+}
+
+/// The days from one to another that may have points, newest first.
+pub(super) async fn days(open: &Open, from: i64, to: i64) -> Result<Vec<i64>, CassandraError> {
+    let within = |day: i64| i32::try_from(day.clamp(0, i64::from(i32::MAX)));
+    let days = open.session.execute_unpaged(&open.statements.days, (within(from)?, within(to)?)).await?;
+    Ok(Rows::of(days)?.all::<(i32,)>()?.into_iter().map(|(day,)| i64::from(day)).collect())
+}

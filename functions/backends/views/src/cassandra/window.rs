@@ -1,0 +1,141 @@
+//! Reads the history, newest first, day by day; a query costs what it returns. Within a day times and counts fall
+//! together; across days a point that does not fall is left out, of two writers' at midnight.
+
+use chrono::{DateTime, Utc};
+use shared::history::{Point, Window};
+use uuid::Uuid;
+
+use super::{
+    CassandraError,
+    answer::Rows,
+    history::{DAY, Retention, days},
+    session::Open,
+};
+
+/// A point's time and count: where it stands in its day.
+type Place = (i64, i64);
+
+/// Points of the window that are kept.
+pub(super) async fn points(
+    open: &Open,
+    window: Window,
+    retention: Retention,
+) -> Result<Vec<Point>, CassandraError> {
+    let from = window.from.map_or(0, ceil_seconds).max(retention.since()).max(0);
+    let to = window.to.map_or(i64::MAX, ceil_seconds);
+    let below = window.below.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
+    let above = window.above.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
+    let mut reader = Reader { open, from: (from, -1), before: (to, -1), below, kept: Vec::new() };
+    for day in days(open, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
+        reader.skip_to_below(day).await?;
+        match window.step_s {
+            None => reader.read(day, window.limit).await?,
+            Some(step) => reader.step(day, step, above, window.limit).await?,
+        }
+        if reader.kept.len() >= window.limit || reader.kept.last().is_some_and(|(_, count)| *count <= above) {
+            break;
+        }
+    }
+    let within = reader.kept.into_iter().filter(|(_, count)| *count > above).take(window.limit);
+    within.map(point).collect()
+}
+
+/// The oldest point that is kept.
+pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<Point>, CassandraError> {
+    let since = retention.since().max(0);
+    for day in days(open, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
+        let values = (i32::try_from(day)?, since);
+        let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
+        if let Some(place) = rows.first::<Place>()? {
+            return Ok(Some(point(place)?));
+        }
+    }
+    Ok(None)
+}
+
+/// Points stand at whole seconds: not before 1.5 s means not before 2 s, before 1.5 s means before 2 s.
+fn ceil_seconds(time: DateTime<Utc>) -> i64 {
+    let ms = time.timestamp_millis();
+    ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0)
+}
+
+/// Reads backwards.
+struct Reader<'a> {
+    open: &'a Open,
+    /// No point before this place.
+    from: Place,
+    /// No point at this place or after it.
+    before: Place,
+    /// Only counts below this one; those of points that are kept are, too.
+    below: i64,
+    kept: Vec<Place>,
+}
+
+impl Reader<'_> {
+    /// So many points of a day, newest first.
+    async fn some(&self, day: i64, before: Place, limit: usize) -> Result<Vec<Place>, CassandraError> {
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let values = (i32::try_from(day)?, before.0, before.1, self.from.0, self.from.1, limit);
+        Rows::of(self.open.session.execute_unpaged(&self.open.statements.points, values).await?)?.all()
+    }
+
+    /// Finds where the counts of a day are below what is asked for: bisects the times, without reading what is above.
+    async fn skip_to_below(&mut self, day: i64) -> Result<(), CassandraError> {
+        let newest = self.some(day, self.before, 1).await?;
+        if newest.first().is_none_or(|(_, count)| *count < self.below) {
+            return Ok(());
+        }
+        // At the end of `low` all counts are below; at that of `high` they are not.
+        let (mut low, mut high) = (day * DAY - 1, newest[0].0);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            let newest = self.some(day, (middle + 1, -1), 1).await?;
+            match newest.first() {
+                Some((time, count)) if *count >= self.below => high = *time,
+                _ => low = middle,
+            }
+        }
+        self.before = self.before.min((high, self.below));
+        Ok(())
+    }
+
+    /// Takes points of a day until there are enough.
+    async fn read(&mut self, day: i64, limit: usize) -> Result<(), CassandraError> {
+        let points = self.some(day, self.before, limit - self.kept.len()).await?;
+        for point in points {
+            self.keep(point);
+        }
+        Ok(())
+    }
+
+    /// Takes the last point of each step of a day, from step to step without reading what is between.
+    async fn step(&mut self, day: i64, step: i64, above: i64, limit: usize) -> Result<(), CassandraError> {
+        while self.kept.len() < limit {
+            let Some(point) = self.some(day, self.before, 1).await?.pop() else { return Ok(()) };
+            self.before = (point.0 - point.0.rem_euclid(step), -1);
+            self.keep(point);
+            if point.1 <= above {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, point: Place) {
+        if point.1 < self.below {
+            self.below = point.1;
+            self.kept.push(point);
+        }
+    }
+}
+
+/// A point is named by its place (UUID version 8), so that it needs no name of its own.
+fn point((time, count): Place) -> Result<Point, CassandraError> {
+    let (seconds, user_count) = (u64::try_from(time)?, u64::try_from(count)?);
+    let name = u128::from(seconds) << 80 | 0x8000_8000_0000_0000_0000 | u128::from(user_count);
+    Ok(Point {
+        id: Uuid::from_u128(name),
+        time: DateTime::from_timestamp(time, 0).unwrap_or_default(),
+        user_count,
+    })
+}

@@ -1,0 +1,182 @@
+//! A keyspace of a test's own on the node that `CASSANDRA_NODE` names, and what only a server can do.
+
+/// A line to the node that can be cut.
+mod line;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use backend_views::{CassandraError, CassandraViews, Views, ViewsError};
+use scylla::client::{session::Session, session_builder::SessionBuilder};
+use uuid::Uuid;
+
+use self::line::Line;
+use crate::{ALL, WEEK, counts, ids};
+
+fn node() -> String {
+    std::env::var("CASSANDRA_NODE").expect("CASSANDRA_NODE names a node like 127.0.0.1:9042")
+}
+
+/// A keyspace, which is created by whoever uses it first.
+pub struct Keyspace(String);
+
+impl Keyspace {
+    pub fn new() -> Self {
+        Self(format!("test_{}", Uuid::new_v4().simple()))
+    }
+
+    /// Views there, with more parameters in their URL.
+    pub fn views(&self, retention: Duration, parameters: &str) -> Arc<dyn Views> {
+        self.views_through(&node(), retention, parameters)
+    }
+
+    fn views_through(&self, node: &str, retention: Duration, parameters: &str) -> Arc<dyn Views> {
+        let url = format!("cassandra://{node}/{}?{parameters}", self.0);
+        Arc::new(CassandraViews::new(&url, retention).unwrap())
+    }
+
+    pub async fn fill(&self, points: &[(i64, u64)]) {
+        let session = session().await;
+        for (time, count) in points {
+            let day = i32::try_from(time.div_euclid(24 * 60 * 60)).unwrap();
+            let count = i64::try_from(*count).unwrap();
+            let insert = format!("INSERT INTO {}.history_days (only_row, day) VALUES (0, ?)", self.0);
+            session.query_unpaged(insert, (day,)).await.unwrap();
+            let insert = format!("INSERT INTO {}.history (day, time, user_count) VALUES (?, ?, ?)", self.0);
+            session.query_unpaged(insert, (day, time, count)).await.unwrap();
+        }
+    }
+
+    pub async fn drop(self) {
+        let drop = format!("DROP KEYSPACE IF EXISTS {}", self.0);
+        session().await.query_unpaged(drop, ()).await.unwrap();
+    }
+}
+
+async fn session() -> Session {
+    SessionBuilder::new().known_node(node()).fetch_schema_metadata(false).build().await.unwrap()
+}
+
+/// Tries again until it goes well; fails after so long.
+async fn within<T, F: Future<Output = Result<T, ViewsError>>>(limit: Duration, go: impl Fn() -> F) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match go().await {
+            Ok(done) => return done,
+            Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_processes_that_come_first_create_one_schema() {
+    let keyspace = Keyspace::new();
+    let firsts: Vec<_> = (0..8)
+        .map(|_| {
+            let (views, ids) = (keyspace.views(WEEK, ""), ids(5));
+            tokio::spawn(async move { views.count(ids).await.unwrap() })
+        })
+        .collect();
+    for first in firsts {
+        first.await.unwrap();
+    }
+    assert_eq!(keyspace.views(WEEK, "").total().await.unwrap(), 40);
+    keyspace.drop().await;
+}
+
+#[tokio::test]
+async fn another_number_of_shards_than_the_keyspace_has_is_refused() {
+    let keyspace = Keyspace::new();
+    keyspace.views(WEEK, "shards=3").count(ids(20)).await.unwrap();
+    let error = keyspace.views(WEEK, "shards=4").total().await.unwrap_err();
+    let ViewsError::Cassandra(CassandraError::Shards { asked: 4, found: 3 }) = error else {
+        panic!("{error:?}");
+    };
+    for same in ["", "shards=3"] {
+        assert_eq!(keyspace.views(WEEK, same).total().await.unwrap(), 20);
+    }
+    keyspace.drop().await;
+}
+
+#[tokio::test]
+async fn the_newest_point_goes_with_the_retention_and_comes_back_with_the_next_event() {
+    let keyspace = Keyspace::new();
+    let (brief, ids) = (keyspace.views(Duration::from_secs(1), ""), ids(2));
+    brief.count(ids.clone()).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !brief.history(ALL).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "a point outlives its retention");
+    }
+    assert_eq!((brief.oldest().await.unwrap(), brief.total().await.unwrap()), (None, 2));
+    brief.count(vec![Uuid::new_v4()]).await.unwrap();
+    assert_eq!(counts(&keyspace.views(WEEK, "").history(ALL).await.unwrap()), [3, 2]);
+    keyspace.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_cut_again_and_again_makes_nothing_count_twice_or_never() {
+    const CUTS: usize = 12;
+    let (keyspace, line) = (Keyspace::new(), Line::to(node()).await);
+    keyspace.views(WEEK, "").ready().await.unwrap();
+    let cuts = Arc::new(AtomicUsize::new(0));
+    let counters: Vec<_> = (0..3)
+        .map(|_| {
+            let (views, cuts) = (keyspace.views_through(&line.address(), WEEK, ""), cuts.clone());
+            tokio::spawn(async move {
+                let mut counted = 0;
+                while cuts.load(Ordering::Relaxed) < CUTS {
+                    let ids = ids(20);
+                    // As a source does, that sends again what was not acknowledged.
+                    within(Duration::from_secs(60), || views.count(ids.clone())).await;
+                    counted += ids.len() as u64;
+                }
+                counted
+            })
+        })
+        .collect();
+    let mut pace = tokio::time::interval(Duration::from_millis(150));
+    while cuts.load(Ordering::Relaxed) < CUTS {
+        // In the middle of whatever is under way.
+        pace.tick().await;
+        cuts.fetch_add(usize::from(line.cut() > 0), Ordering::Relaxed);
+    }
+    let mut counted = 0;
+    for counter in counters {
+        counted += counter.await.unwrap();
+    }
+    assert!(counted > 0);
+    let views = keyspace.views(WEEK, "");
+    let history = views.history(ALL).await.unwrap();
+    assert_eq!((history[0].user_count, views.total().await.unwrap()), (counted, counted));
+    assert!(counts(&history).is_sorted_by(|a, b| a > b));
+    keyspace.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_away_is_said_at_once_and_used_again_within_five_seconds() {
+    let (keyspace, line) = (Keyspace::new(), Line::to(node()).await);
+    let views = keyspace.views_through(&line.address(), WEEK, "timeout=2s");
+    views.count(ids(3)).await.unwrap();
+    for silent in [false, true] {
+        if silent {
+            line.stall()
+        } else {
+            line.hang_up()
+        }
+        for _ in 0..3 {
+            let asked = Instant::now();
+            views.ready().await.unwrap_err();
+            assert!(asked.elapsed() < Duration::from_secs(6), "silent {silent}: {:?}", asked.elapsed());
+        }
+        line.mend();
+        within(Duration::from_secs(5), || views.count(ids(1))).await;
+    }
+    assert_eq!(counts(&views.history(ALL).await.unwrap()), [5, 4, 3]);
+    keyspace.drop().await;
+}

@@ -1,0 +1,214 @@
+//! What every implementation of `Views` promises, run against each of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use proptest::prelude::*;
+use shared::history::{Point, Window};
+use uuid::Uuid;
+
+/// What only a server can do to those who use it.
+#[cfg(feature = "services")]
+mod cassandra;
+/// Where each implementation keeps its data during a test.
+mod place;
+
+use place::Place;
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Longer than since 1970.
+const EVER: Duration = Duration::from_secs(u32::MAX as u64);
+const ALL: Window = Window { from: None, to: None, above: None, below: None, step_s: None, limit: 100_000 };
+
+fn ids(n: usize) -> Vec<Uuid> {
+    (0..n).map(|_| Uuid::new_v4()).collect()
+}
+
+fn counts(points: &[Point]) -> Vec<u64> {
+    points.iter().map(|p| p.user_count).collect()
+}
+
+async fn nothing_counted_is_an_empty_history(place: &Place) {
+    let views = place.views(WEEK);
+    assert_eq!(views.total().await.unwrap(), 0);
+    assert!(views.history(ALL).await.unwrap().is_empty());
+    assert_eq!(views.oldest().await.unwrap(), None);
+    views.ready().await.unwrap();
+    views.count(Vec::new()).await.unwrap();
+    assert!(views.history(ALL).await.unwrap().is_empty());
+}
+
+async fn an_id_counts_once_however_often_it_comes(place: &Place) {
+    let (views, ids) = (place.views(WEEK), ids(10));
+    views.count(vec![ids[0], ids[0], ids[1]]).await.unwrap();
+    views.count(vec![ids[0]]).await.unwrap();
+    views.count(ids.clone()).await.unwrap();
+    place.views(WEEK).count(ids.clone()).await.unwrap();
+    views.count(vec![ids[3]]).await.unwrap();
+    assert_eq!(views.total().await.unwrap(), 10);
+    assert_eq!(counts(&views.history(ALL).await.unwrap()), [10, 2]);
+    assert_eq!(views.oldest().await.unwrap().unwrap().user_count, 2);
+}
+
+async fn many_counters_at_once_agree_on_one_growing_history(place: &Place) {
+    let ids = Arc::new(ids(300));
+    let counters: Vec<_> = (0..6)
+        .map(|n| {
+            let (views, ids) = (place.views(WEEK), ids.clone());
+            tokio::spawn(async move {
+                for start in 0..30 {
+                    let chunk = ids.iter().cycle().skip((start * 7 + n * 50) % 300).take(20).copied();
+                    // With one that nobody counts again.
+                    views.count(chunk.chain([Uuid::new_v4()]).collect()).await.unwrap();
+                }
+                views.count(ids.to_vec()).await.unwrap();
+            })
+        })
+        .collect();
+    for counter in counters {
+        counter.await.unwrap();
+    }
+    let views = place.views(WEEK);
+    let history = views.history(ALL).await.unwrap();
+    assert_eq!((history[0].user_count, views.total().await.unwrap()), (480, 480));
+    assert!(counts(&history).is_sorted_by(|a, b| a > b) && history.is_sorted_by(|a, b| a.time >= b.time));
+    assert_eq!(history.iter().map(|p| p.id).collect::<BTreeSet<_>>().len(), history.len());
+}
+
+async fn a_thousand_ids_at_once_are_one_point(place: &Place) {
+    let views = place.views(WEEK);
+    views.count(ids(1_000)).await.unwrap();
+    assert_eq!(counts(&views.history(ALL).await.unwrap()), [1_000]);
+}
+
+async fn what_is_older_than_the_retention_is_forgotten(place: &Place) {
+    let views = place.views(WEEK);
+    views.count(ids(1)).await.unwrap();
+    place.fill(&[(1_000, 5), (2_000, 9)]).await;
+    views.count(ids(1)).await.unwrap();
+    let (history, total) = (views.history(ALL).await.unwrap(), views.total().await.unwrap());
+    assert!(history.iter().all(|point| point.time > Utc::now() - WEEK));
+    assert_eq!(history[0].user_count, total);
+    assert_eq!(views.oldest().await.unwrap().as_ref(), history.last());
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap()
+}
+
+/// The same window over the same points, the slow way.
+fn naive(points: &[(i64, u64)], w: Window) -> Vec<u64> {
+    let mut inside: Vec<_> = points
+        .iter()
+        .rev()
+        .filter(|(t, n)| {
+            w.from.is_none_or(|from| at(*t) >= from)
+                && w.to.is_none_or(|to| at(*t) < to)
+                && w.above.is_none_or(|above| *n > above)
+                && w.below.is_none_or(|below| *n < below)
+        })
+        .collect();
+    if let Some(step) = w.step_s {
+        inside.dedup_by_key(|(t, _)| t.div_euclid(step));
+    }
+    inside.iter().map(|(_, n)| *n).take(w.limit).collect()
+}
+
+/// Some minutes before midnight, so that what follows lies in two days.
+const EVENING: i64 = 24 * 60 * 60 - 450;
+
+fn points() -> impl Strategy<Value = Vec<(i64, u64)>> {
+    let grow = |gaps: Vec<(i64, u64)>| {
+        let mut now = (EVENING, 0);
+        gaps.into_iter()
+            .map(|(dt, dn)| {
+                now = (now.0 + dt, now.1 + dn);
+                now
+            })
+            .collect()
+    };
+    prop::collection::vec((0_i64..40, 1_u64..5), 0..60).prop_map(grow)
+}
+
+fn windows(most: usize) -> impl Strategy<Value = Vec<Window>> {
+    let time = || prop::option::of((0_i64..1_200).prop_map(|seconds| at(EVENING + seconds)));
+    let count = || prop::option::of(0_u64..150);
+    let step = prop::option::of(prop_oneof![8 => 1_i64..120, 1 => Just(86_400), 1 => Just(604_800)]);
+    let window = (time(), time(), count(), count(), step, 1_usize..50)
+        .prop_map(|(from, to, above, below, step_s, limit)| Window { from, to, above, below, step_s, limit });
+    prop::collection::vec(window, most)
+}
+
+async fn every_window_answers_what_a_scan_would(
+    place: &Place,
+    points: Vec<(i64, u64)>,
+    windows: Vec<Window>,
+) {
+    let views = place.views(EVER);
+    views.ready().await.unwrap();
+    place.fill(&points).await;
+    for window in windows {
+        let is = counts(&views.history(window).await.unwrap());
+        assert_eq!(is, naive(&points, window), "{window:?} of {points:?}");
+    }
+    let oldest = views.oldest().await.unwrap().map(|p| (p.time.timestamp(), p.user_count));
+    assert_eq!(oldest, points.first().copied());
+}
+
+/// The suite against one implementation, with so many random histories and windows of each.
+macro_rules! suite {
+    ($name:ident, $place:expr, $histories:expr, $windows:expr) => {
+        suite!($name, $place, $histories, $windows, [
+            nothing_counted_is_an_empty_history,
+            an_id_counts_once_however_often_it_comes,
+            many_counters_at_once_agree_on_one_growing_history,
+            a_thousand_ids_at_once_are_one_point,
+            what_is_older_than_the_retention_is_forgotten,
+        ]);
+    };
+    ($name:ident, $place:expr, $histories:expr, $windows:expr, [$($case:ident),* $(,)?]) => {
+        mod $name {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    let place = $place.await;
+                    super::$case(&place).await;
+                    place.clean().await;
+                }
+            )*
+
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: $histories, ..ProptestConfig::default() })]
+
+                #[test]
+                fn every_window_answers_what_a_scan_would(points in points(), windows in windows($windows)) {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let place = $place.await;
+                        super::every_window_answers_what_a_scan_would(&place, points, windows).await;
+                        place.clean().await;
+                    });
+                }
+            }
+        }
+    };
+}
+
+suite!(in_sqlite, Place::sqlite(), 48, 8);
+
+#[cfg(feature = "services")]
+suite!(in_cassandra, Place::cassandra(), 4, 60);
+
+#[tokio::test]
+async fn the_newest_point_of_the_embedded_views_is_never_forgotten() {
+    let place = Place::sqlite().await;
+    let views = place.views(WEEK);
+    views.ready().await.unwrap();
+    place.fill(&[(1_000, 5), (2_000, 9)]).await;
+    assert_eq!(views.total().await.unwrap(), 9);
+    views.count(ids(1)).await.unwrap();
+    assert_eq!(counts(&views.history(ALL).await.unwrap()), [10]);
+}

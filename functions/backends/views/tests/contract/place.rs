@@ -1,0 +1,70 @@
+//! Where an implementation keeps its data during a test; each test has a place of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use backend_views::{SqliteViews, Views};
+use sqlx::{Connection, SqliteConnection};
+use tempfile::TempDir;
+
+#[cfg(feature = "services")]
+use crate::cassandra::Keyspace;
+
+/// A place for one test.
+pub enum Place {
+    Sqlite(TempDir),
+    #[cfg(feature = "services")]
+    Cassandra(Keyspace),
+}
+
+impl Place {
+    pub async fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    #[cfg(feature = "services")]
+    pub async fn cassandra() -> Self {
+        Self::Cassandra(Keyspace::new())
+    }
+
+    /// Views there, as another process would open them, that keep their history so long.
+    pub fn views(&self, retention: Duration) -> Arc<dyn Views> {
+        match self {
+            Self::Sqlite(dir) => Arc::new(SqliteViews::new(dir.path().join("views.db"), retention)),
+            #[cfg(feature = "services")]
+            Self::Cassandra(keyspace) => keyspace.views(retention, ""),
+        }
+    }
+
+    /// Puts points at these seconds since 1970 into a history that has nothing as old.
+    pub async fn fill(&self, points: &[(i64, u64)]) {
+        match self {
+            Self::Sqlite(dir) => sqlite(dir, points).await,
+            #[cfg(feature = "services")]
+            Self::Cassandra(keyspace) => keyspace.fill(points).await,
+        }
+    }
+
+    /// Leaves nothing behind on a server.
+    pub async fn clean(self) {
+        match self {
+            Self::Sqlite(_) => {}
+            #[cfg(feature = "services")]
+            Self::Cassandra(keyspace) => keyspace.drop().await,
+        }
+    }
+}
+
+/// There the newest point is the number of users, so these take the place of what was there.
+async fn sqlite(dir: &TempDir, points: &[(i64, u64)]) {
+    let url = format!("sqlite:{}", dir.path().join("views.db").display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("DELETE FROM history").execute(&mut database).await.unwrap();
+    for (time, count) in points {
+        sqlx::query("INSERT INTO history (user_count, id, time) VALUES (?, randomblob(16), ?)")
+            .bind(i64::try_from(*count).unwrap())
+            .bind(time)
+            .execute(&mut database)
+            .await
+            .unwrap();
+    }
+}
