@@ -1,6 +1,7 @@
 //! What the system does on real Kafka, Cassandra and MariaDB, beside what their own clients do there alone.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -10,6 +11,7 @@ use std::{
 
 use backend_master::{Master, MySqlMaster};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::Request;
 use lambda_architecture::{burst::names, client::Client};
 use rdkafka::{
@@ -17,6 +19,7 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 use scylla::client::session_builder::SessionBuilder;
+use shared::history::Window;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use uuid::Uuid;
 
@@ -275,10 +278,31 @@ async fn analytics() -> Figure {
 /// A history of so many points, one a second until now.
 async fn history(services: &Services, points: i64) {
     let views = backend_views::open(&services.views_url(), Duration::from_secs(30 * 86_400)).unwrap();
-    views.count(vec![Uuid::new_v4()]).await.unwrap();
+    views.ready().await.unwrap();
     let session = SessionBuilder::new().known_node(&services.cassandra).build().await.unwrap();
+    session.use_keyspace(&services.name, true).await.unwrap();
     let now = chrono::Utc::now().timestamp();
-    let _ = (session, now, points);
+    let days: BTreeSet<_> = [now - points, now].map(day).into();
+    for day in days {
+        let add = "INSERT INTO history_days (only_row, day) VALUES (0, ?)";
+        session.query_unpaged(add, (day,)).await.unwrap();
+    }
+    let point = "INSERT INTO history (day, time, user_count) VALUES (?, ?, ?)";
+    let point = session.prepare(point).await.unwrap();
+    stream::iter(1..=points)
+        .for_each_concurrent(64, |count| {
+            let time = now - points + count;
+            let inserted = session.execute_unpaged(&point, (day(time), time, count));
+            async move { drop(inserted.await.unwrap()) }
+        })
+        .await;
+    let newest = "UPDATE history SET newest_time = ?, newest_count = ? WHERE day = ?";
+    session.query_unpaged(newest, (now, points, day(now))).await.unwrap();
+    assert_eq!(views.history(Window { limit: 2, ..Window::default() }).await.unwrap().len(), 2);
+}
+
+fn day(time: i64) -> i32 {
+    i32::try_from(time.div_euclid(86_400)).unwrap()
 }
 
 async fn visible() -> Figure {
