@@ -1,6 +1,6 @@
 //! All arrows of a folder of manifests at once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use backend_log::{Consumer, Log, LogError, Start};
 use serde::Serialize;
@@ -87,6 +87,12 @@ impl Arrows {
         sources.collect()
     }
 
+    /// Whether a source reads the topic.
+    #[must_use]
+    pub fn read_topic(&self, topic: &str) -> bool {
+        self.kafka_sources.iter().any(|source| source.spec.topics.iter().any(|t| t == topic))
+    }
+
     /// The topics that hold dead letters.
     #[must_use]
     pub fn dead_letter_topics(&self) -> Vec<String> {
@@ -146,8 +152,8 @@ struct Arrow {
     source: Source,
     progress: Arc<Progress>,
     log: Arc<dyn Log>,
-    /// Tells where the topic ends; opened when first needed.
-    ends: Mutex<Option<Box<dyn Consumer>>>,
+    /// Tells where topic and group are; opened when first needed. It reads nothing, so that it is no member.
+    asking: Mutex<Option<Box<dyn Consumer>>>,
 }
 
 /// What an arrow did and where it is.
@@ -183,7 +189,7 @@ pub fn play(
     for source in arrows.sources() {
         let progress = Arc::new(Progress::default());
         tasks.spawn(source::play(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
-        playing.arrows.push(Arrow { source, progress, log: log.clone(), ends: Mutex::new(None) });
+        playing.arrows.push(Arrow { source, progress, log: log.clone(), asking: Mutex::new(None) });
     }
     for ping in &arrows.ping_sources {
         tasks.spawn(ping::play(ping.metadata.clone(), ping.spec.clone(), sink.clone(), stop.clone()));
@@ -223,7 +229,7 @@ impl Playing {
 impl Arrow {
     async fn status(&self) -> ArrowStatus {
         use std::sync::atomic::Ordering::Relaxed;
-        let lag = self.ends().await.map(|ends| self.progress.lag(&ends)).ok();
+        let lag = self.lag().await.ok();
         ArrowStatus {
             name: self.source.name.clone(),
             function: self.source.function.clone(),
@@ -235,13 +241,17 @@ impl Arrow {
         }
     }
 
-    async fn ends(&self) -> Result<BTreeMap<i32, i64>, LogError> {
-        let mut ends = self.ends.lock().await;
-        let consumer = match ends.take() {
+    async fn lag(&self) -> Result<i64, LogError> {
+        let Source { topic, group, start, .. } = &self.source;
+        let mut asking = self.asking.lock().await;
+        let consumer = match asking.take() {
             Some(consumer) => consumer,
-            None => self.log.consume(&self.source.topic, None, Start::Latest).await?,
+            None => self.log.consume(topic, Some(group), *start).await?,
         };
-        ends.insert(consumer).ends().await
+        let consumer = asking.insert(consumer);
+        // First where the group is: what is finished meanwhile makes the lag no smaller than it was.
+        let committed = consumer.committed().await?;
+        Ok(self.progress.lag(&consumer.kept().await?, &committed))
     }
 }
 
@@ -267,6 +277,7 @@ async fn follow(
     open: &std::sync::atomic::AtomicUsize,
     news: &mpsc::UnboundedSender<String>,
 ) -> Result<(), LogError> {
+    log.create(topic).await?;
     let mut consumer = log.consume(topic, None, Start::Earliest).await?;
     let mut letters = Letters::default();
     let mut old = true;

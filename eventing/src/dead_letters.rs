@@ -145,6 +145,7 @@ pub struct Letters {
 impl Letters {
     /// All letters as of now, oldest first.
     pub async fn read(log: &dyn Log, topic: &str) -> Result<Vec<Letter>, LogError> {
+        log.create(topic).await?;
         let mut consumer = log.consume(topic, None, Start::Earliest).await?;
         let mut letters = Self::default();
         loop {

@@ -180,13 +180,17 @@ impl Event {
             attributes.push(("partitionkey".to_owned(), key.clone()));
             attributes.push(("key".to_owned(), key));
         }
+        // What cannot be said in HTTP is left out, since the record is none the worse for it.
+        let content_type = record.header("content-type").and_then(|value| {
+            let value = String::from_utf8_lossy(value).into_owned();
+            HeaderValue::try_from(&value).is_ok().then_some(value)
+        });
+        let mut event = Self { attributes, content_type, data: record.value.clone().unwrap_or_default() };
         for (name, value) in &record.headers {
             let name = format!("kafkaheader{}", extension_name(name));
-            attributes.push((name, String::from_utf8_lossy(value).into_owned()));
+            event.set(&name, String::from_utf8_lossy(value).into_owned());
         }
-        let content_type =
-            record.header("content-type").map(|value| String::from_utf8_lossy(value).into_owned());
-        Self { attributes, content_type, data: record.value.clone().unwrap_or_default() }
+        event
     }
 }
 

@@ -38,9 +38,9 @@ impl Offsets {
         Some(partition.next())
     }
 
-    /// Another consumer has the partition now.
-    pub(crate) fn forget(&mut self, partition: i32) {
-        self.partitions.remove(&partition);
+    /// Another consumer has the partition soon; answers the first offset that is not finished here.
+    pub(crate) fn forget(&mut self, partition: i32) -> Option<i64> {
+        self.partitions.remove(&partition).map(|partition| partition.next())
     }
 
     /// What is to be committed, when that changed since it was asked for last.
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(offsets.finish(0, 4), Some(8));
         assert_eq!(offsets.take_commit(), Some([(0, 8), (1, 0)].into()));
         assert_eq!(offsets.take_commit(), None);
-        offsets.forget(1);
+        assert_eq!((offsets.forget(1), offsets.forget(1)), (Some(0), None));
         assert_eq!(offsets.finish(1, 0), None);
     }
 }

@@ -45,10 +45,11 @@ pub async fn replay(
     mut done: impl FnMut(u64),
 ) -> Result<Replayed, ReplayError> {
     let mut consumer = log.consume(&source.topic, None, start).await?;
-    let ends = consumer.ends().await?;
-    let is_old = |d: &Delivered| ends.get(&d.partition).is_some_and(|end| d.offset < *end);
+    let kept = consumer.kept().await?;
+    let is_old = |d: &Delivered| kept.get(&d.partition).is_some_and(|kept| d.offset < kept.end);
     // Partitions whose end was not seen yet: while records keep coming, there is no empty page to wait for.
-    let mut ahead: BTreeSet<i32> = ends.keys().copied().collect();
+    let mut ahead: BTreeSet<i32> =
+        kept.iter().filter(|(_, kept)| !kept.is_empty()).map(|(partition, _)| *partition).collect();
     let mut replayed = Replayed::default();
     loop {
         let page = consumer.poll_now(PAGE).await?.records;
@@ -56,7 +57,7 @@ pub async fn replay(
             return Ok(replayed);
         }
         for delivered in &page {
-            if ends.get(&delivered.partition).is_none_or(|end| delivered.offset + 1 >= *end) {
+            if kept.get(&delivered.partition).is_none_or(|kept| delivered.offset + 1 >= kept.end) {
                 ahead.remove(&delivered.partition);
             }
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -13,7 +14,7 @@ use std::{
 use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ const PAGE: usize = 500;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 /// How long what is under way may take when the source is stopped.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long there may be no room for records before the group is served without taking any.
+const ROOM: Duration = Duration::from_secs(1);
 /// How long after a failure the log is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -127,21 +130,28 @@ pub struct Progress {
     pub dead: AtomicU64,
     /// Events under way.
     pub under_way: AtomicUsize,
-    positions: Mutex<Option<BTreeMap<i32, i64>>>,
+    /// First unfinished offsets of the partitions that are played here.
+    own: Mutex<BTreeMap<i32, i64>>,
+    /// Where the group began that had committed nothing.
+    begin: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Progress {
-    /// How many records are not finished, given where the partitions end; all of them before the source began.
+    /// How many records are not finished, of those that are kept. Partitions that other runners of the group play are
+    /// where it `committed`.
     #[must_use]
-    pub fn lag(&self, ends: &BTreeMap<i32, i64>) -> i64 {
-        let positions = self.positions();
-        let position = |partition| positions.as_ref().and_then(|p| p.get(partition)).copied().unwrap_or(0);
-        ends.iter().map(|(partition, end)| (end - position(partition)).max(0)).sum()
+    pub fn lag(&self, kept: &BTreeMap<i32, Range<i64>>, committed: &BTreeMap<i32, i64>) -> i64 {
+        let (own, begin) = (lock(&self.own), lock(&self.begin));
+        let position = |partition| own.get(partition).or(committed.get(partition)).or(begin.get(partition));
+        let lag = |(partition, kept): (_, &Range<i64>)| {
+            kept.end - position(partition).copied().unwrap_or(kept.start).max(kept.start)
+        };
+        kept.iter().map(|kept| lag(kept).max(0)).sum()
     }
+}
 
-    fn positions(&self) -> MutexGuard<'_, Option<BTreeMap<i32, i64>>> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(offsets: &Mutex<BTreeMap<i32, i64>>) -> MutexGuard<'_, BTreeMap<i32, i64>> {
+    offsets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Plays a source until it is told to stop; then lets what is under way end, and commits.
@@ -155,9 +165,12 @@ pub async fn play(
     let Some(consumer) = consumer(&source, &*log, &progress, &stop).await else { return };
     let (records_in, records) = mpsc::channel(1);
     let (commits, commits_in) = mpsc::channel(1);
-    let reading = tokio::spawn(read(consumer, records_in, commits_in, stop.clone()));
+    // Beside the records, so that those that wait do not delay it.
+    let (leaving_in, leaving) = mpsc::channel(1);
+    let reader = Reader { consumer, leaving: leaving_in, failed: None };
+    let reading = tokio::spawn(reader.run(records_in, commits_in, stop.clone()));
     let player = Player { source, log, sink, progress, stop };
-    player.run(records, commits).await;
+    player.run(records, leaving, commits).await;
     if let Err(error) = reading.await {
         tracing::error!(%error, "the reader of the log ended badly");
     }
@@ -172,8 +185,8 @@ async fn consumer(
 ) -> Option<Box<dyn Consumer>> {
     loop {
         match begin(source, log).await {
-            Ok((consumer, positions)) => {
-                *progress.positions() = Some(positions);
+            Ok((consumer, begin)) => {
+                *lock(&progress.begin) = begin;
                 return Some(consumer);
             }
             Err(error) => {
@@ -188,50 +201,116 @@ async fn consumer(
 }
 
 async fn begin(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, BTreeMap<i32, i64>), LogError> {
+    log.create(&source.topic).await?;
     let mut consumer = log.consume(&source.topic, Some(&source.group), source.start).await?;
-    let mut positions = consumer.committed().await?;
-    if positions.is_empty() && source.start == Start::Latest {
-        positions = consumer.ends().await?;
+    let mut begin = BTreeMap::new();
+    if source.start == Start::Latest && consumer.committed().await?.is_empty() {
+        begin = consumer.kept().await?.into_iter().map(|(partition, kept)| (partition, kept.end)).collect();
     }
-    Ok((consumer, positions))
+    Ok((consumer, begin))
 }
 
-/// Owns the consumer: reads ahead as far as there is room, and commits what it is told.
-async fn read(
-    mut consumer: Box<dyn Consumer>,
-    records: mpsc::Sender<Batch>,
-    mut commits: mpsc::Receiver<BTreeMap<i32, i64>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let next = async {
-            let room = records.reserve().await;
-            (consumer.poll(PAGE).await, room)
-        };
-        tokio::select! {
-            // First, so that a busy log does not keep commits waiting.
-            biased;
-            next = commits.recv() => match next {
-                Some(next) => commit(&mut *consumer, &next).await,
-                None => return,
-            },
-            (batch, room) = next, if !stop.is_cancelled() => match (batch, room) {
-                (Ok(batch), Ok(room)) => room.send(batch),
-                (Err(error), _) => {
-                    tracing::warn!(error = %chain(&error), "cannot read the log now");
-                    sleep(AGAIN).await;
+/// Partitions that others want, and where the offsets go that may be committed of them.
+type Leaving = (Vec<i32>, oneshot::Sender<BTreeMap<i32, i64>>);
+
+/// Owns the consumer: reads ahead as far as there is room, serves the group, and commits what it is told.
+struct Reader {
+    consumer: Box<dyn Consumer>,
+    leaving: mpsc::Sender<Leaving>,
+    /// What could not be committed, as when the group is being divided anew.
+    failed: Option<BTreeMap<i32, i64>>,
+}
+
+impl Reader {
+    async fn run(
+        mut self,
+        records: mpsc::Sender<Batch>,
+        mut commits: mpsc::Receiver<BTreeMap<i32, i64>>,
+        stop: CancellationToken,
+    ) {
+        let mut patience = ROOM;
+        loop {
+            let retry = self.failed.clone();
+            tokio::select! {
+                // First, so that a busy log does not keep commits waiting.
+                biased;
+                next = commits.recv() => match next {
+                    Some(next) => self.commit(next).await,
+                    None => return,
+                },
+                Some(next) = async { sleep(AGAIN).await; retry }, if self.failed.is_some() => {
+                    self.commit(next).await;
                 }
-                (_, Err(_)) => {}
-            },
-            () = stop.cancelled(), if !stop.is_cancelled() => {}
+                (batch, room) = next(&mut *self.consumer, &records, patience), if !stop.is_cancelled() => {
+                    patience = ROOM;
+                    match batch {
+                        Ok(batch) => {
+                            let revoked = batch.revoked.clone();
+                            if let Some(room) = room.filter(|_| !batch.records.is_empty()) {
+                                room.send(batch);
+                            }
+                            if !revoked.is_empty() {
+                                self.let_go(revoked).await;
+                                // The group waits for the next poll.
+                                patience = Duration::ZERO;
+                            }
+                        }
+                        Err(error) => {
+                            tracing::warn!(error = %chain(&error), "cannot read the log now");
+                            sleep(AGAIN).await;
+                        }
+                    }
+                }
+                () = stop.cancelled(), if !stop.is_cancelled() => {}
+            }
         }
     }
+
+    /// Commits what is finished of partitions that others want.
+    async fn let_go(&mut self, partitions: Vec<i32>) {
+        if let Some(failed) = &mut self.failed {
+            failed.retain(|partition, _| !partitions.contains(partition));
+        }
+        let (answer, answered) = oneshot::channel();
+        // A player that has stopped commits by itself what ended.
+        if self.leaving.send((partitions, answer)).await.is_ok()
+            && let Ok(next) = answered.await
+            && !next.is_empty()
+            && let Err(error) = self.consumer.commit(&next).await
+        {
+            tracing::warn!(error = %chain(&error), "cannot commit offsets of partitions that others want");
+        }
+    }
+
+    async fn commit(&mut self, next: BTreeMap<i32, i64>) {
+        self.failed = match self.consumer.commit(&next).await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot commit offsets now");
+                Some(next)
+            }
+        };
+    }
 }
 
-async fn commit(consumer: &mut dyn Consumer, next: &BTreeMap<i32, i64>) {
-    if let Err(error) = consumer.commit(next).await {
-        // Those records come again after a restart; the next commit holds them too.
-        tracing::warn!(error = %chain(&error), "cannot commit offsets now");
+/// Waits for records while there is room for them; without room for that long takes none, but serves the group.
+async fn next<'a>(
+    consumer: &mut dyn Consumer,
+    records: &'a mpsc::Sender<Batch>,
+    patience: Duration,
+) -> (Result<Batch, LogError>, Option<mpsc::Permit<'a, Batch>>) {
+    let room = match timeout(patience, records.reserve()).await {
+        Ok(room) => room,
+        Err(_) => tokio::select! {
+            biased;
+            room = records.reserve() => room,
+            batch = consumer.poll(0) => return (batch, None),
+        },
+    };
+    match room {
+        Ok(room) => (consumer.poll(PAGE).await, Some(room)),
+        // The player is gone, and with it soon the commits.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -244,7 +323,12 @@ struct Player {
 }
 
 impl Player {
-    async fn run(&self, mut records: mpsc::Receiver<Batch>, commits: mpsc::Sender<BTreeMap<i32, i64>>) {
+    async fn run(
+        &self,
+        mut records: mpsc::Receiver<Batch>,
+        mut leaving: mpsc::Receiver<Leaving>,
+        commits: mpsc::Sender<BTreeMap<i32, i64>>,
+    ) {
         let mut queue = Queue::new(self.source.ordering, self.source.limit);
         let mut offsets = Offsets::default();
         let mut under_way = FuturesUnordered::new();
@@ -257,19 +341,19 @@ impl Player {
             self.progress.under_way.store(under_way.len(), Relaxed);
             tokio::select! {
                 () = self.stop.cancelled() => break,
+                Some((partitions, answer)) = leaving.recv() => {
+                    // What was read before must not come after.
+                    while let Ok(batch) = records.try_recv() {
+                        self.begin(batch, &mut queue, &mut offsets);
+                    }
+                    let _ = answer.send(self.forget(&partitions, &mut queue, &mut offsets));
+                }
                 Some((partition, offset, finished)) = under_way.next() => {
                     queue.finished(partition);
                     self.finish(&mut offsets, partition, offset, finished);
                 }
                 Some(batch) = records.recv(), if queue.waiting() < AHEAD => {
-                    for partition in batch.revoked {
-                        queue.forget(partition);
-                        offsets.forget(partition);
-                    }
-                    for delivered in batch.records {
-                        offsets.begin(delivered.partition, delivered.offset);
-                        queue.push(delivered);
-                    }
+                    self.begin(batch, &mut queue, &mut offsets);
                 }
                 _ = commit.tick() => {
                     if let Some(next) = offsets.take_commit() {
@@ -278,6 +362,7 @@ impl Player {
                 }
             }
         }
+        drop(leaving);
         let drain = async {
             while let Some((partition, offset, finished)) = under_way.next().await {
                 self.finish(&mut offsets, partition, offset, finished);
@@ -290,11 +375,30 @@ impl Player {
         }
     }
 
-    fn finish(&self, offsets: &mut Offsets, partition: i32, offset: i64, finished: bool) {
-        let next = finished.then(|| offsets.finish(partition, offset)).flatten();
-        if let (Some(next), Some(positions)) = (next, self.progress.positions().as_mut()) {
-            positions.insert(partition, next);
+    fn begin(&self, batch: Batch, queue: &mut Queue, offsets: &mut Offsets) {
+        let mut own = lock(&self.progress.own);
+        for delivered in batch.records {
+            own.entry(delivered.partition).or_insert(delivered.offset);
+            offsets.begin(delivered.partition, delivered.offset);
+            queue.push(delivered);
         }
+    }
+
+    fn finish(&self, offsets: &mut Offsets, partition: i32, offset: i64, finished: bool) {
+        if let Some(next) = finished.then(|| offsets.finish(partition, offset)).flatten() {
+            lock(&self.progress.own).insert(partition, next);
+        }
+    }
+
+    /// Others play these partitions from now on; answers the offsets from which.
+    fn forget(&self, partitions: &[i32], queue: &mut Queue, offsets: &mut Offsets) -> BTreeMap<i32, i64> {
+        let mut own = lock(&self.progress.own);
+        let next = |partition: &i32| {
+            own.remove(partition);
+            queue.forget(*partition);
+            Some((*partition, offsets.forget(*partition)?))
+        };
+        partitions.iter().filter_map(next).collect()
     }
 
     /// Sends a record until it arrived or is in the dead letter; not finished when the source is stopped before that.

@@ -18,7 +18,10 @@ use eventing::{
     sink::{Sink, SinkError},
 };
 use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change};
-use shared::{config::Config, telemetry};
+use shared::{
+    config::{Config, ConfigError},
+    telemetry,
+};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, mpsc},
@@ -47,6 +50,11 @@ impl System {
         let config = Config::read(|key| std::env::var(key).ok(), &data)?;
         let log = backend_log::open(&config.log_url)?;
         let arrows = manifests::read(&place.manifests)?;
+        let topic = backend_log::topic(&config.log_url);
+        if !arrows.kafka_sources.is_empty() && !arrows.read_topic(&topic) {
+            let why = format!("users would go to the topic `{topic}`, which no KafkaSource reads");
+            return Err(ConfigError::new("LOG_URL", why).into());
+        }
         let specs = manifests::specs(&arrows)?;
         Ok(Self { arrows, log, config, data, specs })
     }

@@ -75,6 +75,22 @@ async fn any_other_record_becomes_an_event_around_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn odd_headers_of_a_record_do_not_keep_it_from_being_an_event() {
+    let header = |name: &str, value: &'static [u8]| (name.to_owned(), Bytes::from_static(value));
+    let headers = vec![
+        header("content-type", b"text/plain\nx"),
+        header("X-A", b"first"),
+        header("xa", b"second \xff"),
+        header("\u{1F600}", b""),
+    ];
+    let request = sent(Record { key: None, headers, value: None }).await;
+    assert_eq!(value(&request, "ce-type"), "dev.knative.kafka.event");
+    assert_eq!(value(&request, "ce-kafkaheaderxa"), "second%20%EF%BF%BD");
+    assert_eq!((value(&request, "content-type"), value(&request, "ce-kafkaheader")), Default::default());
+    assert!(request.body().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_is_no_event_is_skipped_and_committed() {
     let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
     let mut bad = event("", "k");

@@ -60,7 +60,7 @@ async fn a_poison_event_does_not_stop_those_behind_it() {
     eventually("what can be is committed", || log.0.committed().len() == 4).await;
     let first = log.0.records("user").remove(4);
     assert_eq!(log.0.committed()[&first.partition], first.offset);
-    assert_eq!(played.progress.lag(&log.0.ends("user")), 199);
+    assert_eq!(played.progress.lag(&log.0.kept("user"), &log.0.committed()), 199);
     eventually("it is in the dead letter", || played.progress.dead.load(SeqCst) == 1).await;
     played.end().await;
     assert_eq!(log.0.committed(), log.0.ends("user"));
@@ -117,4 +117,55 @@ async fn a_long_backlog_is_not_read_into_memory() {
     tokio::time::advance(Duration::from_secs(4)).await;
     assert!(log.0.given.load(SeqCst) <= 4_000, "{}", log.0.given.load(SeqCst));
     played.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_finished_of_a_partition_that_others_want_is_committed_and_no_more_is_sent() {
+    let (log, store) = (filled(4_000), Function::new(Duration::from_millis(10), |_| status(200)));
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("many arrived", || played.progress.delivered.load(SeqCst) >= 80).await;
+    let wanted = log.0.records("user")[0].partition;
+    log.0.want(wanted);
+    eventually("it is given up", || log.0.given_up.lock().unwrap().contains_key(&wanted)).await;
+    let finished = log.0.given_up.lock().unwrap()[&wanted];
+    let sent = |key: &str| {
+        let requests = store.requests.lock().unwrap();
+        requests.iter().filter(|(_, request)| value(request, "ce-partitionkey") == key).count() as i64
+    };
+    assert!((20..1_000).contains(&finished), "{finished}");
+    // One of a partition is under way at once.
+    assert!((finished..=finished + 1).contains(&sent("a")), "{} of {finished}", sent("a"));
+    let before = sent("a");
+    eventually("the others arrived", || KEYS[1..].iter().all(|key| sent(key) == 1_000)).await;
+    assert_eq!(sent("a"), before);
+    // The rest of it counts as the group's lag, as far as others come with it.
+    let others = [(wanted, finished + 300)].into();
+    eventually("all else is finished", || {
+        played.progress.lag(&log.0.kept("user"), &others) == 700 - finished
+    })
+    .await;
+    played.end().await;
+    assert_eq!(log.0.committed()[&wanted], finished, "nothing more is committed of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_function_is_stuck_goes_on_serving_its_group() {
+    let (log, count) = (filled(10_000), Function::new(Duration::from_secs(36_000), |_| status(200)));
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("it takes no more", || log.0.rests.load(SeqCst) > 0).await;
+    let given = log.0.given.load(SeqCst);
+    log.0.want(2);
+    eventually("it gives up what others want", || log.0.given_up.lock().unwrap().contains_key(&2)).await;
+    assert_eq!(log.0.given_up.lock().unwrap()[&2], 0);
+    assert!(log.0.given.load(SeqCst) <= given + 500);
+    played.stop.cancel();
+}
+
+#[test]
+fn lag_is_of_what_is_kept_and_not_finished_by_anybody() {
+    let progress = eventing::source::Progress::default();
+    let kept = [(0, 100..150), (1, 0..10), (2, 5..5)].into();
+    assert_eq!(progress.lag(&kept, &[].into()), 60);
+    assert_eq!(progress.lag(&kept, &[(0, 120), (1, 10), (2, 9)].into()), 30);
+    assert_eq!(progress.lag(&kept, &[(0, 20)].into()), 60, "what was deleted cannot be delivered");
 }

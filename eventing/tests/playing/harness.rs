@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -72,6 +73,12 @@ pub struct Memory {
     pub given: AtomicUsize,
     /// Whether appends fail.
     pub broken: AtomicBool,
+    /// A partition that others want.
+    wanted: Mutex<Option<i32>>,
+    /// Partitions that others have, each with what was committed of it when it was given up.
+    pub given_up: Mutex<BTreeMap<i32, i64>>,
+    /// How often a consumer was polled that should take nothing.
+    pub rests: AtomicUsize,
 }
 
 impl Memory {
@@ -88,12 +95,22 @@ impl Memory {
         self.state.lock().unwrap().topics.get(topic).cloned().unwrap_or_default()
     }
 
+    /// Lets another member of the group want the partition.
+    pub fn want(&self, partition: i32) {
+        *self.wanted.lock().unwrap() = Some(partition);
+        self.news.notify_waiters();
+    }
+
     pub fn committed(&self) -> BTreeMap<i32, i64> {
         self.state.lock().unwrap().committed.clone()
     }
 
     pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
         self.records(topic).iter().map(|d| (d.partition, d.offset + 1)).collect()
+    }
+
+    pub fn kept(&self, topic: &str) -> BTreeMap<i32, Range<i64>> {
+        self.ends(topic).into_iter().map(|(partition, end)| (partition, 0..end)).collect()
     }
 }
 
@@ -119,7 +136,15 @@ impl Log for Shared {
     ) -> Result<Box<dyn Consumer>, LogError> {
         let next = if start == Start::Latest { self.0.records(topic).len() } else { 0 };
         let committed = if group.is_some() { self.0.committed() } else { BTreeMap::new() };
-        Ok(Box::new(Member { log: self.0.clone(), topic: topic.to_owned(), committed, next }))
+        let group = group.is_some();
+        Ok(Box::new(Member {
+            log: self.0.clone(),
+            topic: topic.to_owned(),
+            group,
+            committed,
+            next,
+            leaving: None,
+        }))
     }
 
     async fn ready(&self) -> Result<(), LogError> {
@@ -130,19 +155,35 @@ impl Log for Shared {
 struct Member {
     log: Arc<Memory>,
     topic: String,
+    group: bool,
     committed: BTreeMap<i32, i64>,
     next: usize,
+    leaving: Option<i32>,
 }
 
 #[async_trait]
 impl Consumer for Member {
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
+        let log = self.log.clone();
+        if let Some(partition) = self.leaving.take() {
+            let committed = log.committed().get(&partition).copied().unwrap_or(0);
+            log.given_up.lock().unwrap().insert(partition, committed);
+        }
+        if max == 0 {
+            log.rests.fetch_add(1, SeqCst);
+        }
         loop {
-            let log = self.log.clone();
             let news = log.news.notified();
-            let batch = self.poll_now(max).await?;
-            if !batch.records.is_empty() {
-                return Ok(batch);
+            let wanted = if self.group { log.wanted.lock().unwrap().take() } else { None };
+            if let Some(partition) = wanted {
+                self.leaving = Some(partition);
+                return Ok(Batch { records: Vec::new(), revoked: vec![partition] });
+            }
+            if max > 0 {
+                let batch = self.poll_now(max).await?;
+                if !batch.records.is_empty() {
+                    return Ok(batch);
+                }
             }
             news.await;
         }
@@ -156,7 +197,8 @@ impl Consumer for Member {
                 break;
             }
             self.next += 1;
-            if is_new(&delivered) {
+            let is_here = !self.log.given_up.lock().unwrap().contains_key(&delivered.partition);
+            if is_here && is_new(&delivered) {
                 records.push(delivered);
             }
         }
@@ -165,7 +207,7 @@ impl Consumer for Member {
     }
 
     async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
-        Ok(self.committed.clone())
+        Ok(if self.group { self.log.committed() } else { BTreeMap::new() })
     }
 
     async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
@@ -173,8 +215,8 @@ impl Consumer for Member {
         Ok(())
     }
 
-    async fn ends(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
-        Ok(self.log.ends(&self.topic))
+    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {
+        Ok(self.log.kept(&self.topic))
     }
 }
 

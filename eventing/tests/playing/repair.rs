@@ -28,6 +28,7 @@ fn the_manifests_of_this_project_lead_from_the_log_to_its_functions() {
         found,
         [("log-to-count", "user", "count", "count", DEAD), ("log-to-store", "user", "store", "store", DEAD)]
     );
+    assert!(arrows.read_topic("user") && !arrows.read_topic("user-dead-letter"));
     assert!(sources.iter().all(|s| s.delivery.retry == 240 && s.start == Start::Earliest));
     assert_eq!(arrows.ping_sources[0].spec.sink.reference.name, "batch");
 }

@@ -34,14 +34,14 @@ pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
     let appends = GroupCommit::new(GROUP, log.commits_at_once(), move |records: Vec<Record>| {
         let (log, topic, count) = (log.clone(), topic.clone(), records.len());
         async move {
-            log.append(&topic, records).await.map_err(|e| Error::unavailable(&e))?;
+            log.append(&topic, records).await?;
             Ok(vec![(); count])
         }
     });
     let events = appends.clone();
     Router::new(move || {
         let log = ready.clone();
-        async move { log.ready().await.map_err(|e| Error::unavailable(&e)) }
+        async move { Ok(log.ready().await?) }
     })
     .route(Method::POST, "/user", move |request| user(appends.clone(), request))
     .route(Method::POST, "/", move |request| cloud_events(events.clone(), request))

@@ -1,28 +1,41 @@
 //! The log: where `ingest` appends events and where the event sources read them.
 //! One implementation a URL scheme; whoever holds a `dyn Log` does not know which.
 
+mod kafka;
 mod partition;
 mod sqlite;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use shared::{config::ConfigError, record::Record};
+use shared::{config::ConfigError, error::Error, record::Record};
 
-pub use crate::sqlite::SqliteLog;
+pub use crate::{
+    kafka::{KafkaFailure, KafkaLog},
+    sqlite::SqliteLog,
+};
+
+/// The topic of users where a URL names none.
+const TOPIC: &str = "user";
 
 /// The log that a URL names (`LOG_URL`). Connects when first needed.
 pub fn open(url: &str) -> Result<Arc<dyn Log>, ConfigError> {
+    if url.starts_with("kafka://") {
+        return Ok(Arc::new(KafkaLog::new(url)?));
+    }
     match backend_sqlite::path(url) {
         Some(path) => Ok(Arc::new(SqliteLog::new(path))),
-        None => Err(ConfigError::unknown_url("LOG_URL", url, &["sqlite:PATH"])),
+        None => {
+            let known = ["sqlite:PATH", "kafka://host:port[,host:port]/topic?key=value"];
+            Err(ConfigError::unknown_url("LOG_URL", url, &known))
+        }
     }
 }
 
 /// The topic of users in the log that a URL names.
 #[must_use]
-pub fn topic(_url: &str) -> String {
-    "user".to_owned()
+pub fn topic(url: &str) -> String {
+    KafkaLog::new(url).map_or_else(|_| TOPIC.to_owned(), |log| log.topic().to_owned())
 }
 
 /// A record as the log gives it out.
@@ -54,14 +67,16 @@ pub enum Start {
 pub struct Batch {
     /// In offset order within each partition.
     pub records: Vec<Delivered>,
-    /// Partitions that this consumer no longer owns; what is in flight there is delivered twice.
+    /// Partitions that the next `poll` gives up; what is finished there may be committed before it. What is in flight
+    /// there is delivered twice. None of `records` is theirs.
     pub revoked: Vec<i32>,
 }
 
 /// An append-only log of topics, each in partitions by key.
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// Appends all records to the topic or none that will be acknowledged; durable once it returns.
+    /// Appends all records to the topic or none that will be acknowledged; durable once it returns. After an error
+    /// some may be there all the same; appending them again is the caller's choice, and safe for users.
     async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError>;
     /// Reads the topic. With a group: from its committed offsets, or from `start` where it has none.
     /// Without: from `start`, and commits are forgotten.
@@ -71,6 +86,10 @@ pub trait Log: Send + Sync {
         group: Option<&str>,
         start: Start,
     ) -> Result<Box<dyn Consumer>, LogError>;
+    /// Creates the topic where it is missing and the log can tell; reading a topic that is not there is an error then.
+    async fn create(&self, _topic: &str) -> Result<(), LogError> {
+        Ok(())
+    }
     /// How many calls of `append` a process should have under way at once; more would only wait for each other.
     fn commits_at_once(&self) -> usize {
         1
@@ -83,15 +102,17 @@ pub trait Log: Send + Sync {
 #[async_trait]
 pub trait Consumer: Send {
     /// Waits for records and takes at most `max`. Cancel-safe: what was not returned comes again.
+    /// With a `max` of zero it takes none, but goes on being a member of its group until that wants partitions back.
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError>;
-    /// Takes at most `max` of the records that are there now; empty when there is none.
+    /// Takes at most `max` of the records that are there now; empty when all partitions are read to their ends.
     async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError>;
-    /// What the group has committed, per partition; empty without a group.
+    /// What the group has committed, per partition; empty without a group. Whoever only asks does not join it.
     async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError>;
-    /// Remembers, per partition, the offset of the first record that is not finished.
+    /// Remembers, per partition, the offset of the first record that is not finished. Leaves out partitions that are
+    /// another member's by now.
     async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError>;
-    /// Per partition, the offset after the newest record as of now.
-    async fn ends(&mut self) -> Result<BTreeMap<i32, i64>, LogError>;
+    /// Per partition, the offsets kept as of now: from that of the oldest record to the one after the newest.
+    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError>;
 }
 
 /// Why the log could not do it now. Each variant keeps its source.
@@ -103,4 +124,17 @@ pub enum LogError {
     /// The embedded log's folder cannot be watched for news.
     #[error("the embedded log cannot be watched")]
     Watch(#[from] notify::Error),
+    /// Kafka failed, or cannot be reached.
+    #[error(transparent)]
+    Kafka(#[from] KafkaFailure),
+}
+
+impl From<LogError> for Error {
+    /// Nothing was written when the log is full; otherwise that is unknown.
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Kafka(KafkaFailure::Full) => Self::Busy(error.to_string()),
+            _ => Self::unavailable(&error),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -157,6 +158,10 @@ impl SqliteConsumer {
 #[async_trait]
 impl Consumer for SqliteConsumer {
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
+        if max == 0 {
+            // A group has no second member here.
+            return std::future::pending().await;
+        }
         loop {
             let batch = self.poll_now(max).await?;
             if !batch.records.is_empty() {
@@ -198,12 +203,13 @@ impl Consumer for SqliteConsumer {
         Ok(backend_sqlite::to_its_end(commit).await?)
     }
 
-    async fn ends(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
+    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {
         let ends = "SELECT partition, next_offset FROM partitions WHERE topic = ?";
         let readers = self.log.database.read().await?;
         let rows: Vec<(i32, i64)> =
             sqlx::query_as(ends).bind(&self.topic).fetch_all(readers).await.map_err(Error::Sql)?;
-        Ok(rows.into_iter().collect())
+        // Nothing is ever deleted.
+        Ok(rows.into_iter().map(|(partition, end)| (partition, 0..end)).collect())
     }
 }
 

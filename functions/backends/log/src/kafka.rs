@@ -1,0 +1,172 @@
+//! The log in Kafka, or what speaks its protocol. Opening it costs nothing: clients connect when first needed.
+
+mod consumer;
+mod elsewhere;
+mod error;
+mod membership;
+mod message;
+mod offsets;
+mod producer;
+mod url;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::{Client, ClientContext, DefaultClientContext},
+    config::RDKafkaLogLevel,
+    types::RDKafkaErrorCode,
+};
+use shared::{config::ConfigError, record::Record};
+
+pub use self::error::KafkaFailure;
+use self::{
+    consumer::KafkaConsumer,
+    elsewhere::{Elsewhere, blocking},
+    producer::Producer,
+    url::{KafkaUrl, Side},
+};
+use crate::{Consumer, Log, LogError, Start};
+
+/// How long a question to a broker may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long whoever asks for readiness is kept waiting.
+const READY: Duration = Duration::from_secs(2);
+/// How long after a topic was created, or lost its leader, it is asked for again.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A log in Kafka.
+#[derive(Clone)]
+pub struct KafkaLog(Arc<Inner>);
+
+struct Inner {
+    url: KafkaUrl,
+    /// One a process; opened when first needed, and anew when it can write no more.
+    producer: Mutex<Option<Arc<Producer>>>,
+}
+
+impl KafkaLog {
+    /// The log of `kafka://host:port[,host:port]/topic?key=value`.
+    pub fn new(url: &str) -> Result<Self, ConfigError> {
+        Ok(Self(Arc::new(Inner { url: KafkaUrl::parse(url)?, producer: Mutex::new(None) })))
+    }
+
+    /// The topic that the URL names.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.0.url.topic
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
+        Ok(self.0.producer()?.append(topic, &records).await?)
+    }
+
+    async fn consume(
+        &self,
+        topic: &str,
+        group: Option<&str>,
+        start: Start,
+    ) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(KafkaConsumer::open(&self.0.url, topic, group, start).await?))
+    }
+
+    async fn create(&self, topic: &str) -> Result<(), LogError> {
+        Ok(self.0.create(topic).await?)
+    }
+
+    /// Requests of a connection are under way together, so that an append need not wait for another one's answer.
+    fn commits_at_once(&self) -> usize {
+        1_000
+    }
+
+    async fn ready(&self) -> Result<(), LogError> {
+        let (inner, producer) = (self.0.clone(), self.0.producer()?);
+        let partitions = move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY);
+        Ok(blocking(partitions).await.map(drop)?)
+    }
+}
+
+impl Inner {
+    fn producer(&self) -> Result<Arc<Producer>, KafkaFailure> {
+        let mut slot = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(producer) if !producer.is_dead() => Ok(producer.clone()),
+            _ => Ok(slot.insert(Arc::new(Producer::open(&self.url)?)).clone()),
+        }
+    }
+
+    /// Creates a topic with the broker's own numbers of partitions and replicas, and waits until it can be read.
+    async fn create(&self, topic: &str) -> Result<(), KafkaFailure> {
+        let config = self.url.config(Side::Producer, &[], &[]);
+        let admin: AdminClient<DefaultClientContext> = config.create().map_err(KafkaFailure::Open)?;
+        let admin = Elsewhere::new(admin);
+        let new = NewTopic::new(topic, -1, TopicReplication::Fixed(-1));
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        let created = admin.create_topics([&new], &options).await.map_err(KafkaFailure::Admin)?;
+        for (topic, source) in created.into_iter().filter_map(Result::err) {
+            use RDKafkaErrorCode::{
+                ClusterAuthorizationFailed, TopicAlreadyExists, TopicAuthorizationFailed,
+            };
+            // Whoever may not create topics was given them.
+            if !matches!(source, TopicAlreadyExists | ClusterAuthorizationFailed | TopicAuthorizationFailed) {
+                return Err(KafkaFailure::Create { topic, source });
+            }
+        }
+        let (brokers, topic) = (self.url.brokers.clone(), topic.to_owned());
+        blocking(move || {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match partitions(admin.inner(), &brokers, &topic, PATIENCE) {
+                    Err(KafkaFailure::Topic { .. }) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                    found => return found.map(drop),
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// The partitions of a topic. Waits for a broker.
+fn partitions<C: ClientContext>(
+    client: &Client<C>,
+    brokers: &str,
+    topic: &str,
+    patience: Duration,
+) -> Result<Vec<i32>, KafkaFailure> {
+    let (brokers, name) = (brokers.to_owned(), topic.to_owned());
+    let metadata = match client.fetch_metadata(Some(topic), patience) {
+        Ok(metadata) => metadata,
+        Err(source) => {
+            return Err(KafkaFailure::Unreachable { brokers, topic: name, source: Box::new(source) });
+        }
+    };
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let error = match found {
+        Some(found) => found.error().map(RDKafkaErrorCode::from),
+        None => Some(RDKafkaErrorCode::UnknownTopicOrPartition),
+    };
+    match (found, error) {
+        (Some(found), None) => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
+        (_, source) => {
+            let source = source.unwrap_or(RDKafkaErrorCode::UnknownTopic);
+            Err(KafkaFailure::Topic { brokers, topic: name, source })
+        }
+    }
+}
+
+/// A line of librdkafka's own log. It goes on by itself after what it complains of, so that no operator must act.
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(facility, "Kafka: {message}");
+        }
+        _ => tracing::warn!(facility, "Kafka: {message}"),
+    }
+}

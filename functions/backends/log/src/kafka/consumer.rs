@@ -1,0 +1,374 @@
+//! Reads a topic, as a member of a group or alone. Whatever is taken from librdkafka lies in `held` until `poll`
+//! returns it, so that a poll that is given up loses nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt, StreamExt};
+use rdkafka::{
+    Message, Offset,
+    consumer::{CommitMode, Consumer as _},
+    error::KafkaError,
+    message::BorrowedMessage,
+    types::RDKafkaErrorCode::{
+        AllBrokersDown, BrokerTransportFailure, NotCoordinator, OperationTimedOut, RequestTimedOut, Resolve,
+    },
+};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::{
+    PATIENCE,
+    elsewhere::{Elsewhere, blocking},
+    error::KafkaFailure,
+    membership::{Change, Membership},
+    message::delivered,
+    offsets::{self, Client, list},
+    url::{KafkaUrl, Side},
+};
+use crate::{Batch, Consumer, Delivered, LogError, Start};
+
+/// Only what a transaction committed; where each partition ends; offsets are remembered when we say so.
+const FIXED: &[(&str, &str)] = &[
+    ("isolation.level", "read_committed"),
+    ("enable.partition.eof", "true"),
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // Also where retention deleted what the group had not read yet.
+    ("auto.offset.reset", "earliest"),
+    // Partitions that stay with a member are not taken from it on the way.
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("allow.auto.create.topics", "false"),
+];
+/// Others take over within seconds, and little is read ahead: what waits here is what comes twice.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("session.timeout.ms", "10000"),
+    ("heartbeat.interval.ms", "1000"),
+    ("queued.max.messages.kbytes", "16384"),
+];
+/// The group of those who read alone. They never join it, but librdkafka wants a name.
+const ALONE: &str = "lambda-architecture-reader";
+/// How often one who reads alone looks for new partitions; in a group librdkafka does.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A consumer of a topic.
+pub(super) struct KafkaConsumer {
+    client: Arc<Client>,
+    brokers: String,
+    topic: String,
+    group: bool,
+    start: Start,
+    /// Where a partition begins that has no committed offset; one that was added later begins at its beginning.
+    begin: BTreeMap<i32, i64>,
+    /// Whether the first poll came.
+    begun: bool,
+    /// Partitions that are read here, once they are known.
+    owned: Option<BTreeSet<i32>>,
+    /// Those whose end was reached.
+    at_end: BTreeSet<i32>,
+    /// Those that the last poll called revoked; the next one gives them up.
+    leaving: Vec<i32>,
+    paused: bool,
+    held: VecDeque<Delivered>,
+    /// When new partitions are looked for.
+    look: Instant,
+}
+
+impl KafkaConsumer {
+    pub(super) async fn open(
+        url: &KafkaUrl,
+        topic: &str,
+        group: Option<&str>,
+        start: Start,
+    ) -> Result<Self, KafkaFailure> {
+        let mut config = url.config(Side::Consumer, DEFAULTS, FIXED);
+        config.set("group.id", group.unwrap_or(ALONE));
+        let native = config.create_with_context(Membership::default()).map_err(KafkaFailure::Open)?;
+        let mut consumer = Self {
+            client: Arc::new(Elsewhere::new(native)),
+            brokers: url.brokers.clone(),
+            topic: topic.to_owned(),
+            group: group.is_some(),
+            start,
+            begin: BTreeMap::new(),
+            begun: false,
+            owned: None,
+            at_end: BTreeSet::new(),
+            leaving: Vec::new(),
+            paused: false,
+            held: VecDeque::new(),
+            look: Instant::now() + LOOK,
+        };
+        // Also tells at once that the topic is not there.
+        consumer.begin = consumer
+            .ask(move |client, topic, partitions| offsets::start(client, topic, partitions, start))
+            .await?;
+        Ok(consumer)
+    }
+
+    /// Asks a question about all partitions of the topic.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Client, &str, &[i32]) -> Result<T, KafkaFailure> + Send + 'static,
+    ) -> Result<T, KafkaFailure> {
+        let (client, brokers, topic) = (self.client.clone(), self.brokers.clone(), self.topic.clone());
+        blocking(move || {
+            let partitions = super::partitions(client.client(), &brokers, &topic, PATIENCE)?;
+            question(&client, &topic, &partitions)
+        })
+        .await
+    }
+
+    /// Joins the group, or takes all partitions; gives up what the last poll called revoked; rests while there is no
+    /// room.
+    fn prepare(&mut self, rest: bool) -> Result<(), KafkaError> {
+        if !self.begun && self.group {
+            self.client.subscribe(&[&self.topic])?;
+        } else if !self.begun {
+            self.assign(&self.begin.keys().copied().collect::<Vec<_>>(), &self.begin.clone())?;
+        }
+        self.begun = true;
+        if !self.leaving.is_empty() {
+            self.unassign(&self.leaving.clone())?;
+            self.leaving.clear();
+        }
+        if rest != self.paused {
+            let assignment = self.client.assignment()?;
+            if rest {
+                self.client.pause(&assignment)?
+            } else {
+                self.client.resume(&assignment)?
+            }
+            self.paused = rest;
+        }
+        Ok(())
+    }
+
+    /// Reads these partitions too: from `begin`, else from where the group is, else from the beginning.
+    fn assign(&mut self, partitions: &[i32], begin: &BTreeMap<i32, i64>) -> Result<(), KafkaError> {
+        let other = if self.group { Offset::Stored } else { Offset::Beginning };
+        let at = |partition: &i32| (*partition, begin.get(partition).map_or(other, |at| Offset::Offset(*at)));
+        self.client.incremental_assign(&list(&self.topic, partitions.iter().map(at))?)?;
+        self.owned.get_or_insert_default().extend(partitions);
+        self.at_end.retain(|partition| !partitions.contains(partition));
+        if self.paused {
+            self.client.pause(&self.client.assignment()?)?;
+        }
+        Ok(())
+    }
+
+    fn unassign(&mut self, partitions: &[i32]) -> Result<(), KafkaError> {
+        let partitions_at = partitions.iter().map(|partition| (*partition, Offset::Invalid));
+        self.client.incremental_unassign(&list(&self.topic, partitions_at)?)?;
+        self.forget(partitions);
+        Ok(())
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        if let Some(owned) = &mut self.owned {
+            owned.retain(|partition| !partitions.contains(partition));
+        }
+        self.held.retain(|delivered| !partitions.contains(&delivered.partition));
+    }
+
+    /// Carries out what the group told; answers the partitions that are to be let go of.
+    async fn settle(&mut self) -> Result<Option<Vec<i32>>, KafkaFailure> {
+        while let Some(change) = self.client.context().change() {
+            match change {
+                Change::Assigned(partitions) => {
+                    let begin = self.begin_of(&partitions).await?;
+                    // Not before, so that a poll that is given up here finds it again.
+                    self.client.context().done();
+                    self.assign(&partitions, &begin).map_err(KafkaFailure::Read)?;
+                }
+                Change::Revoked(partitions) | Change::Lost(partitions) if partitions.is_empty() => {
+                    self.client.context().done();
+                    self.unassign(&partitions).map_err(KafkaFailure::Read)?;
+                }
+                Change::Revoked(partitions) => {
+                    self.client.context().done();
+                    self.held.retain(|delivered| !partitions.contains(&delivered.partition));
+                    self.leaving.clone_from(&partitions);
+                    return Ok(Some(partitions));
+                }
+                Change::Lost(partitions) => {
+                    self.client.context().done();
+                    // Others have them already: their offsets are no longer ours to commit.
+                    self.forget(&partitions);
+                    self.leaving.clone_from(&partitions);
+                    return Ok(Some(partitions));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where to begin with partitions of which the group has not committed anything.
+    async fn begin_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
+        if self.start == Start::Earliest {
+            return Ok(BTreeMap::new());
+        }
+        let (client, topic, asked) = (self.client.clone(), self.topic.clone(), partitions.to_vec());
+        let committed =
+            blocking(move || offsets::committed(&client, &topic, &asked).map_err(KafkaFailure::Read)).await?;
+        let new = partitions.iter().filter(|partition| !committed.contains_key(partition));
+        Ok(new.filter_map(|partition| Some((*partition, *self.begin.get(partition)?))).collect())
+    }
+
+    /// Takes what is there now, until `max` are held or the group tells something.
+    fn fetch(&mut self, max: usize) -> Result<(), KafkaFailure> {
+        let client = self.client.clone();
+        let mut stream = client.stream();
+        while self.held.len() < max && client.context().change().is_none() {
+            match stream.next().now_or_never().flatten() {
+                Some(message) => self.take(message)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next record or for news of the group.
+    async fn wait(&mut self) -> Result<(), KafkaFailure> {
+        let client = self.client.clone();
+        tokio::select! {
+            biased;
+            () = client.context().news() => Ok(()),
+            message = client.recv() => self.take(message),
+            () = sleep_until(self.look), if !self.group => self.find_new().await,
+        }
+    }
+
+    fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), KafkaFailure> {
+        match message {
+            Ok(message) => {
+                self.at_end.remove(&message.partition());
+                self.held.push_back(delivered(&message));
+            }
+            Err(KafkaError::PartitionEOF(partition)) => drop(self.at_end.insert(partition)),
+            // librdkafka goes on by itself.
+            Err(KafkaError::MessageConsumption(
+                BrokerTransportFailure
+                | AllBrokersDown
+                | OperationTimedOut
+                | RequestTimedOut
+                | Resolve
+                | NotCoordinator,
+            )) => {}
+            Err(error) => return Err(KafkaFailure::Read(error)),
+        }
+        Ok(())
+    }
+
+    /// Reads partitions that were added since.
+    async fn find_new(&mut self) -> Result<(), KafkaFailure> {
+        self.look = Instant::now() + LOOK;
+        // A broker that is away now is asked again.
+        let Ok(partitions) = self.ask(|_, _, partitions| Ok(partitions.to_vec())).await else {
+            return Ok(());
+        };
+        let owned = self.owned.clone().unwrap_or_default();
+        let new: Vec<_> = partitions.into_iter().filter(|partition| !owned.contains(partition)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.assign(&new, &BTreeMap::new()).map_err(KafkaFailure::Read)
+    }
+
+    /// Whether every partition was read to where it ended.
+    fn is_at_end(&self) -> bool {
+        self.owned.as_ref().is_some_and(|owned| owned.is_subset(&self.at_end))
+    }
+
+    /// The next records; without `wait` none where the ends are reached.
+    async fn next(&mut self, max: usize, wait: bool) -> Result<Batch, KafkaFailure> {
+        self.prepare(max == 0).map_err(KafkaFailure::Read)?;
+        let deadline = Instant::now() + 2 * PATIENCE;
+        loop {
+            let revoked = self.settle().await?;
+            if revoked.is_none() {
+                self.fetch(max)?;
+            }
+            let count = self.held.len().min(max);
+            if count > 0 || revoked.is_some() {
+                let records = self.held.drain(..count).collect();
+                return Ok(Batch { records, revoked: revoked.unwrap_or_default() });
+            }
+            if wait {
+                self.wait().await?;
+            } else if self.is_at_end() {
+                return Ok(Batch::default());
+            } else {
+                let silent = |_| KafkaFailure::Silent(2 * PATIENCE);
+                timeout_at(deadline, self.wait()).await.map_err(silent)??;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
+        Ok(self.next(max, true).await?)
+    }
+
+    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError> {
+        Ok(self.next(max, false).await?)
+    }
+
+    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
+        if !self.group {
+            return Ok(BTreeMap::new());
+        }
+        let committed = |client: &Client, topic: &str, partitions: &[i32]| {
+            offsets::committed(client, topic, partitions).map_err(KafkaFailure::Read)
+        };
+        Ok(self.ask(committed).await?)
+    }
+
+    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
+        let is_owned = |partition: &i32| self.owned.as_ref().is_some_and(|owned| owned.contains(partition));
+        let ours = next.iter().filter(|(partition, _)| is_owned(partition));
+        let offsets = list(&self.topic, ours.map(|(partition, next)| (*partition, Offset::Offset(*next))))
+            .map_err(KafkaFailure::Commit)?;
+        if !self.group || offsets.count() == 0 {
+            return Ok(());
+        }
+        let client = self.client.clone();
+        let commit =
+            blocking(move || client.commit(&offsets, CommitMode::Sync).map_err(KafkaFailure::Commit));
+        // The reader must go on serving the group when the coordinator is away.
+        Ok(timeout(PATIENCE, commit).await.map_err(|_| KafkaFailure::Silent(PATIENCE))??)
+    }
+
+    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {
+        let kept = |client: &Client, topic: &str, partitions: &[i32]| {
+            offsets::kept(client, topic, partitions).map_err(KafkaFailure::Read)
+        };
+        Ok(self.ask(kept).await?)
+    }
+}
+
+impl Drop for KafkaConsumer {
+    /// Leaves the group at once, so that others take over: it waits for nobody who let go of nothing.
+    fn drop(&mut self) {
+        self.client.context().close();
+        let mut leaving = std::mem::take(&mut self.leaving);
+        while let Some(change) = self.client.context().change() {
+            self.client.context().done();
+            match change {
+                Change::Assigned(partitions) => {
+                    let _ = self.assign(&partitions, &BTreeMap::new());
+                }
+                Change::Revoked(partitions) | Change::Lost(partitions) => leaving.extend(partitions),
+            }
+        }
+        if !leaving.is_empty() {
+            let _ = self.unassign(&leaving);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Why Kafka could not do it, and what that means for whoever asked.
+
+use std::time::Duration;
+
+use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
+
+/// What failed. Each variant keeps its source.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaFailure {
+    /// No client can be made of the configuration, such as when a certificate cannot be read.
+    #[error("no Kafka client can be made of LOG_URL")]
+    Open(#[source] KafkaError),
+    /// As many records wait for Kafka as may; none of these was written.
+    #[error("too many records wait for Kafka already; send it again later")]
+    Full,
+    /// Kafka did not confirm that it has the records; it may have all, some or none of them.
+    #[error("it is unknown whether the log has it, and safe to send it again: Kafka did not confirm it")]
+    Unconfirmed(#[source] KafkaError),
+    /// The producer went away before Kafka confirmed the records; it may have all, some or none of them.
+    #[error("it is unknown whether the log has it, and safe to send it again: the Kafka client ended")]
+    Ended,
+    /// No broker answers.
+    #[error("no Kafka broker answers at {brokers} about the topic `{topic}`")]
+    Unreachable {
+        /// The brokers.
+        brokers: String,
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: Box<KafkaError>,
+    },
+    /// The topic is not there, or cannot be used now.
+    #[error("the topic `{topic}` cannot be used at {brokers}")]
+    Topic {
+        /// The brokers.
+        brokers: String,
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: RDKafkaErrorCode,
+    },
+    /// The topic is not there and cannot be created.
+    #[error("the topic `{topic}` cannot be created")]
+    Create {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: RDKafkaErrorCode,
+    },
+    /// An administrative request failed.
+    #[error("Kafka cannot be administered now")]
+    Admin(#[source] KafkaError),
+    /// Records or offsets cannot be read.
+    #[error("Kafka cannot be read now")]
+    Read(#[source] KafkaError),
+    /// Offsets cannot be committed.
+    #[error("Kafka cannot remember offsets now")]
+    Commit(#[source] KafkaError),
+    /// No answer came in time.
+    #[error("Kafka did not answer within {0:?}")]
+    Silent(Duration),
+    /// The task that asked was ended with its runtime.
+    #[error("the request to Kafka was given up")]
+    GivenUp(#[from] tokio::task::JoinError),
+}

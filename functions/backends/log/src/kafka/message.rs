@@ -1,0 +1,36 @@
+//! A record as librdkafka gives it out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Headers},
+};
+use shared::record::Record;
+
+use crate::Delivered;
+
+/// Copies a record out of librdkafka's memory.
+pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
+    Delivered {
+        partition: message.partition(),
+        offset: message.offset(),
+        time_ms: message.timestamp().to_millis().unwrap_or_default(),
+        record: Record {
+            key: message.key().map(Bytes::copy_from_slice),
+            headers: message.headers().map(headers).unwrap_or_default(),
+            value: message.payload().map(Bytes::copy_from_slice),
+        },
+    }
+}
+
+/// A header without a value says nothing (CloudEvents' own reader skips it too).
+fn headers(headers: &impl Headers) -> Vec<(String, Bytes)> {
+    let header = |at| {
+        // rdkafka panics at a name that is not UTF-8, which anybody may write; such a header is left out.
+        let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(at))).ok()??;
+        Some((header.key.to_owned(), Bytes::copy_from_slice(header.value?)))
+    };
+    (0..headers.count()).filter_map(header).collect()
+}

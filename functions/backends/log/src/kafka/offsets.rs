@@ -1,0 +1,104 @@
+//! Questions about offsets. Each waits for a broker, so ask them on a thread that may block.
+
+use std::{collections::BTreeMap, ops::Range, thread::sleep, time::Instant};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{Consumer, StreamConsumer},
+    error::KafkaError,
+    types::RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition},
+};
+
+use super::{LOOK, PATIENCE, elsewhere::Elsewhere, error::KafkaFailure, membership::Membership};
+use crate::Start;
+
+/// A consumer of librdkafka.
+pub(super) type Client = Elsewhere<StreamConsumer<Membership>>;
+
+/// Partitions of the topic, each at an offset.
+pub(super) fn list(
+    topic: &str,
+    offsets: impl IntoIterator<Item = (i32, Offset)>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, partition, offset)?;
+    }
+    Ok(list)
+}
+
+/// Per partition, the offsets that are kept. Asked of all partitions at once, since a broker answers one request after
+/// the other, and may hold the one for new records for half a second.
+pub(super) fn kept(
+    client: &Client,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Range<i64>>, KafkaError> {
+    let first = at(client, topic, partitions, Offset::Beginning)?;
+    let end = at(client, topic, partitions, Offset::End)?;
+    let range = |(partition, end)| Some((partition, *first.get(&partition)?..end));
+    Ok(end.into_iter().filter_map(range).collect())
+}
+
+/// Per partition, the first offset at or after a time; none where no record is that late. Kafka's times know the
+/// beginning and the end too.
+fn at(
+    client: &Client,
+    topic: &str,
+    partitions: &[i32],
+    time: Offset,
+) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let times = list(topic, partitions.iter().map(|partition| (*partition, time)))?;
+        let found = client.offsets_for_times(times, PATIENCE).and_then(|found| numbers(&found));
+        match found.as_ref().err().and_then(KafkaError::rdkafka_error_code) {
+            // A topic that was just created, or whose broker went away; its next leader is there soon.
+            Some(NotLeaderForPartition | LeaderNotAvailable) if Instant::now() < deadline => sleep(LOOK),
+            _ => return found,
+        }
+    }
+}
+
+/// Per partition, what the client's group has committed; need not be a member of it.
+pub(super) fn committed(
+    client: &Client,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    let asked = list(topic, partitions.iter().map(|partition| (*partition, Offset::Invalid)))?;
+    numbers(&client.committed_offsets(asked, PATIENCE)?)
+}
+
+/// Per partition, where `start` is as of now.
+pub(super) fn start(
+    client: &Client,
+    topic: &str,
+    partitions: &[i32],
+    start: Start,
+) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
+    let kept = kept(client, topic, partitions).map_err(KafkaFailure::Read)?;
+    let times = match start {
+        Start::Earliest => {
+            return Ok(kept.into_iter().map(|(partition, kept)| (partition, kept.start)).collect());
+        }
+        Start::Latest => BTreeMap::new(),
+        Start::Time(ms) => at(client, topic, partitions, Offset::Offset(ms)).map_err(KafkaFailure::Read)?,
+    };
+    // Where no record is that late, the next one is the first.
+    let begin = |(partition, kept): (i32, Range<i64>)| {
+        (partition, times.get(&partition).copied().unwrap_or(kept.end))
+    };
+    Ok(kept.into_iter().map(begin).collect())
+}
+
+fn numbers(list: &TopicPartitionList) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    let mut numbers = BTreeMap::new();
+    for element in list.elements() {
+        element.error()?;
+        if let Offset::Offset(number) = element.offset() {
+            numbers.insert(element.partition(), number);
+        }
+    }
+    Ok(numbers)
+}

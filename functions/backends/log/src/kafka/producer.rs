@@ -1,0 +1,180 @@
+//! Writes records: all of an append are handed to librdkafka at once and confirmed together.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use rdkafka::{
+    ClientContext, Message,
+    client::Client,
+    config::RDKafkaLogLevel,
+    error::KafkaError,
+    message::{BorrowedMessage, Header, OwnedHeaders},
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    types::RDKafkaErrorCode,
+};
+use shared::record::Record;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{
+    elsewhere::Elsewhere,
+    error::KafkaFailure,
+    url::{KafkaUrl, Side},
+};
+
+/// Confirmed by all replicas that are in sync, once and in order, whatever is tried again on the way.
+const FIXED: &[(&str, &str)] = &[
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    // As the clients of other languages choose a partition, so that a user stays in one whoever wrote it.
+    ("partitioner", "murmur2_random"),
+];
+/// A request waits for its answer: no record lingers, and five seconds without an answer are one too.
+const DEFAULTS: &[(&str, &str)] = &[("linger.ms", "0"), ("message.timeout.ms", "5000")];
+/// Most records of a process that wait to be confirmed, unless `queue.buffering.max.messages` says otherwise.
+const QUEUE: usize = 100_000;
+
+/// A producer, which librdkafka serves by threads of its own.
+pub(super) struct Producer {
+    native: Elsewhere<ThreadedProducer<Reports>>,
+    /// A place for each record that waits to be confirmed.
+    room: Arc<Semaphore>,
+    /// It will never write again.
+    dead: AtomicBool,
+}
+
+impl Producer {
+    pub(super) fn open(url: &KafkaUrl) -> Result<Self, KafkaFailure> {
+        let config = url.config(Side::Producer, DEFAULTS, FIXED);
+        let native = config.create_with_context(Reports).map_err(KafkaFailure::Open)?;
+        let queue = url.get("queue.buffering.max.messages").and_then(|text| text.parse().ok());
+        // Zero means no limit to librdkafka.
+        let queue = queue.filter(|queue| *queue != 0).unwrap_or(QUEUE);
+        Ok(Self {
+            native: Elsewhere::new(native),
+            room: Arc::new(Semaphore::new(queue)),
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    /// Writes all records; answers once Kafka confirmed each of them, or one of them failed and none is left waiting.
+    pub(super) async fn append(&self, topic: &str, records: &[Record]) -> Result<(), KafkaFailure> {
+        let count = records.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let room = u32::try_from(count).ok().and_then(|n| self.room.clone().try_acquire_many_owned(n).ok());
+        let (append, confirmed) = Append::new(count, room.ok_or(KafkaFailure::Full)?);
+        for (sent, record) in records.iter().enumerate() {
+            match self.native.send(message(topic, record, append.clone())) {
+                Ok(()) => {}
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if sent == 0 => {
+                    return Err(KafkaFailure::Full);
+                }
+                Err((error, _)) => {
+                    append.report(count - sent, Some(error));
+                    break;
+                }
+            }
+        }
+        let confirmed = confirmed.await.map_err(|_| KafkaFailure::Ended)?;
+        confirmed.map_err(|error| {
+            if self.native.client().fatal_error().is_some() {
+                self.dead.store(true, Ordering::Relaxed);
+            }
+            KafkaFailure::Unconfirmed(error)
+        })
+    }
+
+    /// Whether another one must take its place.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn client(&self) -> &Client<Reports> {
+        self.native.client()
+    }
+}
+
+fn message<'a>(
+    topic: &'a str,
+    record: &'a Record,
+    append: Arc<Append>,
+) -> BaseRecord<'a, [u8], [u8], Arc<Append>> {
+    let mut message = BaseRecord::with_opaque_to(topic, append);
+    message.key = record.key.as_deref();
+    message.payload = record.value.as_deref();
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let insert = |headers: OwnedHeaders, (name, value): &(String, bytes::Bytes)| {
+            headers.insert(Header { key: name, value: Some(&value[..]) })
+        };
+        message.headers = Some(record.headers.iter().fold(headers, insert));
+    }
+    message
+}
+
+/// Records that were handed over together.
+pub(super) struct Append {
+    state: Mutex<State>,
+    /// Given back when the last of its records is done with.
+    _room: OwnedSemaphorePermit,
+}
+
+struct State {
+    /// Records without a report.
+    left: usize,
+    error: Option<KafkaError>,
+    answer: Option<oneshot::Sender<Result<(), KafkaError>>>,
+}
+
+impl Append {
+    fn new(
+        records: usize,
+        room: OwnedSemaphorePermit,
+    ) -> (Arc<Self>, oneshot::Receiver<Result<(), KafkaError>>) {
+        let (answer, confirmed) = oneshot::channel();
+        let state = State { left: records, error: None, answer: Some(answer) };
+        (Arc::new(Self { state: Mutex::new(state), _room: room }), confirmed)
+    }
+
+    fn report(&self, records: usize, error: Option<KafkaError>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.left -= records;
+        if let Some(error) = error {
+            state.error.get_or_insert(error);
+        }
+        if state.left == 0 {
+            let outcome = state.error.take().map_or(Ok(()), Err);
+            if let Some(answer) = state.answer.take() {
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+}
+
+/// What librdkafka tells of a producer.
+pub(super) struct Reports;
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, "Kafka: {reason}");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Arc<Append>;
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, append: Arc<Append>) {
+        let failed = |(error, message): &(KafkaError, BorrowedMessage<'_>)| {
+            tracing::debug!(%error, topic = message.topic(), partition = message.partition(), "a record was not confirmed");
+            error.clone()
+        };
+        append.report(1, delivery.as_ref().err().map(failed));
+    }
+}

@@ -1,0 +1,231 @@
+//! What only Kafka has: members that share a topic, a broker that is away, other clients.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    io::Write,
+    os::unix::ffi::OsStrExt,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use backend_log::{Consumer, Log, Start};
+use futures_util::FutureExt;
+use shared::error::Error;
+use tokio::time::timeout;
+
+use crate::{next, numbered, place::kafka::Topics, read, read_now, record, value, values};
+
+/// Reads and commits as a member until told to stop, giving up what others want; answers what it read.
+async fn member(
+    mut consumer: Box<dyn Consumer>,
+    seen: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+) -> Vec<usize> {
+    let mut all = Vec::new();
+    while !stop.load(SeqCst) {
+        let Ok(batch) = timeout(Duration::from_millis(100), consumer.poll(10)).await else { continue };
+        let batch = batch.unwrap();
+        assert!(batch.records.iter().all(|d| !batch.revoked.contains(&d.partition)));
+        consumer.commit(&next(&batch.records)).await.unwrap_or_default();
+        seen.fetch_add(batch.records.len(), SeqCst);
+        all.extend(batch.records.iter().map(value));
+    }
+    all
+}
+
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never came about that {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_join_and_leave_share_all_records_and_lose_none() {
+    let topics = Topics::new().await;
+    let (log, topic, group) = (Arc::new(topics.log("")), topics.name("t"), topics.name("g"));
+    let (sent, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let writer = {
+        let (log, topic, sent, done) = (log.clone(), topic.clone(), sent.clone(), done.clone());
+        tokio::spawn(async move {
+            while !done.load(SeqCst) {
+                let start = sent.fetch_add(20, SeqCst);
+                log.append(&topic, numbered(start..start + 20)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    };
+    let join = || async {
+        let consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+        let (seen, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        (tokio::spawn(member(consumer, seen.clone(), stop.clone())), seen, stop)
+    };
+    let (first, first_seen, stop_first) = join().await;
+    eventually("the first one reads", || first_seen.load(SeqCst) > 100).await;
+    let (second, second_seen, stop_second) = join().await;
+    eventually("the second one reads", || second_seen.load(SeqCst) > 300).await;
+    let before = first_seen.load(SeqCst);
+    eventually("both read", || first_seen.load(SeqCst) > before + 100).await;
+    let left = Instant::now();
+    stop_second.store(true, SeqCst);
+    let second = second.await.unwrap();
+    done.store(true, SeqCst);
+    writer.await.unwrap();
+    let total = sent.load(SeqCst);
+    eventually("the first one has the rest", || first_seen.load(SeqCst) + second.len() >= total).await;
+    assert!(
+        left.elapsed() < Duration::from_secs(6),
+        "others wait for a member that left: {:?}",
+        left.elapsed()
+    );
+    stop_first.store(true, SeqCst);
+    let first = first.await.unwrap();
+    let all: BTreeSet<_> = first.iter().chain(&second).copied().collect();
+    assert_eq!(all, (0..total).collect());
+    let twice = first.len() + second.len() - total;
+    assert!(twice <= 100, "{twice} of {total} came twice, more than can have been under way");
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_partition_stays_until_the_next_poll_so_that_it_can_be_committed() {
+    let topics = Topics::new().await;
+    let (log, topic, group) = (topics.log(""), topics.name("t"), topics.name("g"));
+    log.append(&topic, numbered(0..100)).await.unwrap();
+    let mut first = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let read_first = read(&mut *first, 100).await;
+    let mut second = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let joining = tokio::spawn(async move {
+        let batch = timeout(Duration::from_secs(1), second.poll(100)).await;
+        (second, batch.map_or(0, |batch| batch.unwrap().records.len()))
+    });
+    // Without room, too, the group is served.
+    let batch = timeout(Duration::from_secs(10), first.poll(0)).await.unwrap().unwrap();
+    assert!(batch.records.is_empty() && !batch.revoked.is_empty(), "{batch:?}");
+    let (mut second, too_early) = joining.await.unwrap();
+    assert_eq!(too_early, 0, "it waits until the first one lets go");
+    first.commit(&next(&read_first)).await.unwrap();
+    let serving = tokio::spawn(async move { drop(timeout(Duration::from_secs(3), first.poll(1)).await) });
+    assert_eq!(
+        timeout(Duration::from_secs(2), second.poll(100))
+            .await
+            .map(|b| b.unwrap().records.len())
+            .unwrap_or(0),
+        0
+    );
+    serving.await.unwrap();
+    assert_eq!(second.committed().await.unwrap(), next(&read_first));
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_later_are_read_too() {
+    let topics = Topics::new().await;
+    let (log, topic) = (topics.log("topic.metadata.refresh.interval.ms=500"), topics.name("t"));
+    let mut alone = log.consume(&topic, None, Start::Latest).await.unwrap();
+    let mut member = log.consume(&topic, Some(&topics.name("g")), Start::Latest).await.unwrap();
+    assert!(timeout(Duration::from_millis(500), alone.poll(1)).await.is_err());
+    assert!(timeout(Duration::from_millis(500), member.poll(1)).await.is_err());
+    topics.grow(20).await;
+    let writer = topics.log("topic.metadata.refresh.interval.ms=500");
+    let mut sent = 0;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // Until one is in a new partition.
+    loop {
+        assert!(Instant::now() < deadline, "no record went to a new partition");
+        writer.append(&topic, vec![record(&format!("k{sent}"), &sent.to_string())]).await.unwrap();
+        sent += 1;
+        let kept = alone.kept().await.unwrap();
+        if kept.iter().any(|(partition, kept)| *partition > 15 && !kept.is_empty()) {
+            break;
+        }
+    }
+    assert_eq!(values(&read(&mut *alone, sent).await), (0..sent).collect());
+    assert_eq!(values(&read(&mut *member, sent).await), (0..sent).collect());
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_busy_and_an_append_that_is_away_says_that_it_is_unknown() {
+    let nowhere = backend_log::KafkaLog::new(
+        "kafka://127.0.0.1:1/t?queue.buffering.max.messages=10&message.timeout.ms=1000",
+    )
+    .unwrap();
+    let started = Instant::now();
+    let mut waiting = nowhere.append("t", numbered(0..8));
+    assert!((&mut waiting).now_or_never().is_none(), "it waits");
+    let full = nowhere.append("t", numbered(0..3)).await.unwrap_err();
+    assert!(matches!(Error::from(full), Error::Busy(_)));
+    let unknown = Error::from(waiting.await.unwrap_err());
+    assert!(
+        matches!(&unknown, Error::Unavailable(why) if why.contains("unknown whether the log has it")),
+        "{unknown}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let away = Error::from(nowhere.ready().await.unwrap_err()).to_string();
+    assert!(away.contains("127.0.0.1:1") && away.contains("`t`"), "{away}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_not_there_is_named() {
+    let topics = Topics::new().await;
+    let missing = topics.name("missing");
+    let error = topics.log("").consume(&missing, Some("g"), Start::Earliest).await.err().unwrap();
+    assert!(error.to_string().contains(&missing), "{error}");
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_goes_where_javas_clients_send_it() {
+    let topics = Topics::new().await;
+    let (log, topic) = (topics.log(""), topics.name("t"));
+    log.append(&topic, numbered(0..10)).await.unwrap();
+    let mut kcat = Command::new("kcat")
+        .args(["-P", "-b", &topics.broker, "-t", &topic, "-K:", "-X", "topic.partitioner=murmur2_random"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines: String = (0..10).map(|n| format!("key{n}:{n}\n")).collect();
+    kcat.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(kcat.wait().unwrap().success());
+    let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    let is = read_now(&mut *consumer).await;
+    let places: BTreeSet<_> = is.iter().map(|d| (d.record.key.clone(), d.partition)).collect();
+    assert_eq!((is.len(), places.len()), (20, 10), "{places:?}");
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kcat_reads_what_was_written_and_what_it_writes_is_read() {
+    let topics = Topics::new().await;
+    let (log, topic) = (topics.log(""), topics.name("t"));
+    log.append(&topic, vec![record("k", "7")]).await.unwrap();
+    let arguments =
+        ["-C", "-b", &topics.broker, "-t", &topic, "-o", "beginning", "-e", "-q", "-f", "%k|%h|%s\n"];
+    let output = Command::new("kcat").args(arguments).output().unwrap();
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(line.starts_with("k|ce_id=7,raw=") && line.ends_with("|7\n"), "{line:?}");
+    let mut kcat = Command::new("kcat")
+        .args(["-P", "-b", &topics.broker, "-t", &topic, "-H", "a=b"])
+        .arg("-H")
+        // A name that is not UTF-8.
+        .arg(OsStr::from_bytes(b"\xff\xfe=c"))
+        .args(["-H", "nothing"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    kcat.stdin.take().unwrap().write_all(b"{\"id\":1}\n").unwrap();
+    assert!(kcat.wait().unwrap().success());
+    let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    let is = read_now(&mut *consumer).await;
+    let plain = &is.iter().find(|d| d.record.key.is_none()).unwrap().record;
+    assert_eq!(plain.value.as_deref(), Some(&b"{\"id\":1}"[..]));
+    assert_eq!(plain.headers, [("a".to_owned(), bytes::Bytes::from_static(b"b"))]);
+    topics.delete().await;
+}

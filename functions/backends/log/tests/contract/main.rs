@@ -1,0 +1,254 @@
+//! What every implementation of `Log` promises, run against each of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Duration,
+};
+
+use backend_log::{Consumer, Delivered, Start};
+use bytes::Bytes;
+use shared::record::Record;
+
+/// What only Kafka has: members that share a topic, a broker that is away, other clients.
+#[cfg(feature = "services")]
+mod kafka;
+/// Where each implementation keeps its data during a test.
+mod place;
+/// What a URL of Kafka may say.
+mod url;
+
+use place::Place;
+
+fn record(key: &str, value: &str) -> Record {
+    Record {
+        key: Some(Bytes::from(key.to_owned())),
+        headers: vec![
+            ("ce_id".to_owned(), Bytes::from(value.to_owned())),
+            ("raw".to_owned(), Bytes::from_static(&[0, 255, 1])),
+        ],
+        value: Some(Bytes::from(value.to_owned())),
+    }
+}
+
+fn numbered(range: Range<usize>) -> Vec<Record> {
+    range.map(|n| record(&format!("key{}", n % 10), &n.to_string())).collect()
+}
+
+fn value(delivered: &Delivered) -> usize {
+    std::str::from_utf8(delivered.record.value.as_ref().unwrap()).unwrap().parse().unwrap()
+}
+
+async fn read(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivered> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let batch = tokio::time::timeout(Duration::from_secs(20), consumer.poll(7)).await.unwrap().unwrap();
+        all.extend(batch.records);
+    }
+    all
+}
+
+async fn read_now(consumer: &mut dyn Consumer) -> Vec<Delivered> {
+    let mut all = Vec::new();
+    loop {
+        let batch = consumer.poll_now(7).await.unwrap();
+        if batch.records.is_empty() {
+            return all;
+        }
+        all.extend(batch.records);
+    }
+}
+
+fn next(records: &[Delivered]) -> BTreeMap<i32, i64> {
+    records.iter().map(|r| (r.partition, r.offset + 1)).collect()
+}
+
+fn values(records: &[Delivered]) -> BTreeSet<usize> {
+    records.iter().map(value).collect()
+}
+
+async fn records_come_back_as_they_went_in(place: &Place) {
+    let topic = place.topic("t");
+    let odd = Record { key: None, headers: Vec::new(), value: None };
+    let mut sent = vec![record("k", "“quotes” \\ \u{1F600}"), odd, record("", "")];
+    place.log().append(&topic, sent.clone()).await.unwrap();
+    let mut consumer = place.log().consume(&topic, None, Start::Earliest).await.unwrap();
+    let mut is: Vec<_> = read(&mut *consumer, 3).await.into_iter().map(|d| d.record).collect();
+    sent.sort_by(|a, b| a.key.cmp(&b.key));
+    is.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(is, sent);
+}
+
+async fn a_keys_records_stay_in_order_in_one_partition(place: &Place) {
+    let (log, topic) = (place.log(), place.topic("t"));
+    for start in (0..100).step_by(20) {
+        log.append(&topic, numbered(start..start + 20)).await.unwrap();
+    }
+    log.append(&place.topic("other"), numbered(0..3)).await.unwrap();
+    let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    let records = read(&mut *consumer, 100).await;
+    let (mut partitions, mut offsets) = (BTreeMap::new(), BTreeMap::<i32, i64>::new());
+    for delivered in &records {
+        let partition = partitions.entry(delivered.record.key.clone()).or_insert(delivered.partition);
+        assert_eq!(*partition, delivered.partition);
+        let expected = offsets.entry(delivered.partition).or_default();
+        assert_eq!(*expected, delivered.offset, "offsets of a partition have no gaps");
+        *expected += 1;
+    }
+    for partition in offsets.keys() {
+        assert!(records.iter().filter(|d| d.partition == *partition).is_sorted_by_key(value));
+    }
+    let kept = consumer.kept().await.unwrap().into_iter().filter(|(_, kept)| !kept.is_empty());
+    assert!(kept.eq(offsets.into_iter().map(|(partition, end)| (partition, 0..end))));
+}
+
+async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
+    let (log, topic, group) = (place.log(), place.topic("t"), place.group("g"));
+    log.append(&topic, numbered(0..50)).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let first = read(&mut *consumer, 50).await;
+    // One partition is stuck at its first record; the others are finished as far as 30.
+    let stuck = first[0].partition;
+    let mut finished: BTreeMap<_, _> = first.iter().map(|d| (d.partition, 0)).collect();
+    finished.extend(next(&first[..30]));
+    finished.insert(stuck, 0);
+    consumer.commit(&finished).await.unwrap();
+    drop(consumer);
+    let mut again = place.log().consume(&topic, Some(&group), Start::Latest).await.unwrap();
+    assert_eq!(again.committed().await.unwrap(), finished);
+    let expected: BTreeSet<_> =
+        first.iter().filter(|d| d.offset >= finished[&d.partition]).map(value).collect();
+    let is = read(&mut *again, expected.len()).await;
+    assert_eq!(values(&is), expected);
+    again.commit(&next(&is)).await.unwrap();
+    drop(again);
+    log.append(&topic, numbered(50..51)).await.unwrap();
+    let mut last = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    assert_eq!(values(&read(&mut *last, 1).await), [50].into());
+    let mut stranger = log.consume(&topic, Some(&place.group("h")), Start::Earliest).await.unwrap();
+    assert_eq!(read(&mut *stranger, 51).await.len(), 51);
+}
+
+async fn a_reader_starts_where_it_is_told(place: &Place) {
+    let (log, topic) = (place.log(), place.topic("t"));
+    log.append(&topic, numbered(0..5)).await.unwrap();
+    let mut earliest = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    let before = read(&mut *earliest, 5).await.iter().map(|d| d.time_ms).max().unwrap();
+    while chrono::Utc::now().timestamp_millis() <= before {
+        tokio::task::yield_now().await;
+    }
+    log.append(&topic, numbered(5..9)).await.unwrap();
+    for group in [None, Some(place.group("g"))] {
+        for (start, first) in [(Start::Time(before + 1), 5), (Start::Time(0), 0), (Start::Earliest, 0)] {
+            let mut consumer = log.consume(&topic, group.as_deref(), start).await.unwrap();
+            assert_eq!(values(&read(&mut *consumer, 9 - first).await), (first..9).collect(), "{start:?}");
+        }
+    }
+    for start in [Start::Latest, Start::Time(i64::MAX)] {
+        let mut consumer = log.consume(&topic, None, start).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(50), consumer.poll(1)).await;
+        assert!(waiting.is_err(), "{start:?} has nothing to read yet");
+        log.append(&topic, numbered(9..10)).await.unwrap();
+        assert_eq!(values(&read(&mut *consumer, 1).await), [9].into(), "{start:?}");
+    }
+}
+
+async fn what_is_there_now_is_read_to_the_end_and_no_further(place: &Place) {
+    let (log, topic) = (place.log(), place.topic("t"));
+    let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    assert_eq!(read_now(&mut *consumer).await, []);
+    log.append(&topic, numbered(0..100)).await.unwrap();
+    let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    assert_eq!(values(&read_now(&mut *consumer).await), (0..100).collect());
+    log.append(&topic, numbered(100..101)).await.unwrap();
+    assert_eq!(values(&read(&mut *consumer, 1).await), [100].into());
+}
+
+async fn a_consumer_without_room_loses_nothing(place: &Place) {
+    let (log, topic) = (place.log(), place.topic("t"));
+    log.append(&topic, numbered(0..100)).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&place.group("g")), Start::Earliest).await.unwrap();
+    let mut is = read(&mut *consumer, 1).await;
+    for turn in 0..5 {
+        log.append(&topic, numbered(100 + turn..101 + turn)).await.unwrap();
+        let rest = tokio::time::timeout(Duration::from_millis(100), consumer.poll(0)).await;
+        assert!(rest.is_err(), "there is nothing to tell");
+        is.extend(read(&mut *consumer, 10).await);
+    }
+    is.extend(read(&mut *consumer, 105 - is.len()).await);
+    assert_eq!((values(&is), is.len()), ((0..105).collect(), 105));
+}
+
+async fn what_many_append_at_once_reaches_a_waiting_reader_once(place: &Place) {
+    let topic = place.topic("t");
+    let mut consumer = place.log().consume(&topic, Some(&place.group("g")), Start::Earliest).await.unwrap();
+    let appenders: Vec<_> = (0..5)
+        .map(|n| {
+            let (log, topic) = (place.log(), topic.clone());
+            tokio::spawn(async move {
+                for turn in 0..20 {
+                    let start = n * 100 + turn * 5;
+                    log.append(&topic, numbered(start..start + 5)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut values: Vec<_> = read(&mut *consumer, 500).await.iter().map(value).collect();
+    for appender in appenders {
+        appender.await.unwrap();
+    }
+    values.sort_unstable();
+    assert_eq!(values, (0..500).collect::<Vec<_>>());
+}
+
+async fn a_poll_that_was_given_up_loses_nothing(place: &Place) {
+    let (log, topic) = (place.log(), place.topic("t"));
+    log.append(&topic, numbered(0..200)).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&place.group("g")), Start::Time(0)).await.unwrap();
+    let mut values = Vec::new();
+    for micros in 0.. {
+        if values.len() >= 200 {
+            break;
+        }
+        let poll = tokio::time::timeout(Duration::from_micros(micros * 10 % 9_000), consumer.poll(7)).await;
+        values.extend(poll.into_iter().flat_map(|batch| batch.unwrap().records).map(|d| value(&d)));
+    }
+    values.sort_unstable();
+    assert_eq!(values, (0..200).collect::<Vec<_>>());
+}
+
+/// Runs all cases against one implementation.
+macro_rules! suite {
+    ($name:ident, $place:expr) => {
+        suite!($name, $place, [
+            records_come_back_as_they_went_in,
+            a_keys_records_stay_in_order_in_one_partition,
+            a_group_goes_on_behind_what_it_committed,
+            a_reader_starts_where_it_is_told,
+            what_is_there_now_is_read_to_the_end_and_no_further,
+            a_consumer_without_room_loses_nothing,
+            what_many_append_at_once_reaches_a_waiting_reader_once,
+            a_poll_that_was_given_up_loses_nothing,
+        ]);
+    };
+    ($name:ident, $place:expr, [$($case:ident),* $(,)?]) => {
+        mod $name {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    let place = $place.await;
+                    super::$case(&place).await;
+                    place.clean().await;
+                }
+            )*
+        }
+    };
+}
+
+suite!(on_sqlite, Place::sqlite());
+
+#[cfg(feature = "services")]
+suite!(on_kafka, Place::kafka());

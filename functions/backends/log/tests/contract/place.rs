@@ -1,0 +1,114 @@
+//! Where an implementation keeps its data during a test; each test has a place of its own.
+
+use std::sync::Arc;
+
+use backend_log::{Log, SqliteLog};
+use tempfile::TempDir;
+
+/// A place for one test.
+pub enum Place {
+    Sqlite(TempDir),
+    #[cfg(feature = "services")]
+    Kafka(kafka::Topics),
+}
+
+impl Place {
+    pub async fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    /// A log there; each is a process of its own.
+    pub fn log(&self) -> Arc<dyn Log> {
+        match self {
+            Self::Sqlite(dir) => Arc::new(SqliteLog::new(dir.path().join("log.db"))),
+            #[cfg(feature = "services")]
+            Self::Kafka(topics) => Arc::new(topics.log("")),
+        }
+    }
+
+    /// A topic of this place alone.
+    pub fn topic(&self, name: &str) -> String {
+        match self {
+            Self::Sqlite(_) => name.to_owned(),
+            #[cfg(feature = "services")]
+            Self::Kafka(topics) => topics.name(name),
+        }
+    }
+
+    /// A group of this place alone.
+    pub fn group(&self, name: &str) -> String {
+        self.topic(name)
+    }
+
+    /// Leaves nothing behind on a server.
+    pub async fn clean(self) {
+        match self {
+            Self::Sqlite(_) => {}
+            #[cfg(feature = "services")]
+            Self::Kafka(topics) => topics.delete().await,
+        }
+    }
+}
+
+#[cfg(feature = "services")]
+pub mod kafka {
+    use backend_log::{KafkaLog, Log};
+    use rdkafka::{
+        ClientConfig,
+        admin::{AdminClient, AdminOptions, NewPartitions},
+        client::DefaultClientContext,
+    };
+    use uuid::Uuid;
+
+    use super::Place;
+
+    /// Topics `t` and `other` with names of their own, on the broker that `KAFKA_BROKER` names.
+    pub struct Topics {
+        pub broker: String,
+        prefix: String,
+    }
+
+    impl Place {
+        pub async fn kafka() -> Self {
+            Self::Kafka(Topics::new().await)
+        }
+    }
+
+    impl Topics {
+        pub async fn new() -> Self {
+            let broker =
+                std::env::var("KAFKA_BROKER").expect("KAFKA_BROKER names a broker like 127.0.0.1:9092");
+            let topics = Self { broker, prefix: format!("test-{}", Uuid::new_v4().simple()) };
+            for name in ["t", "other"] {
+                topics.log("").create(&topics.name(name)).await.unwrap();
+            }
+            topics
+        }
+
+        pub fn name(&self, name: &str) -> String {
+            format!("{}-{name}", self.prefix)
+        }
+
+        pub fn log(&self, query: &str) -> KafkaLog {
+            KafkaLog::new(&format!("kafka://{}/{}?{query}", self.broker, self.name("t"))).unwrap()
+        }
+
+        /// Lets the topic `t` have so many partitions.
+        pub async fn grow(&self, partitions: usize) {
+            let name = self.name("t");
+            let more = NewPartitions::new(&name, partitions);
+            let grown = self.admin().create_partitions([&more], &AdminOptions::new()).await.unwrap();
+            assert!(grown.iter().all(Result::is_ok), "{grown:?}");
+        }
+
+        pub async fn delete(self) {
+            let names = ["t", "other"].map(|name| self.name(name));
+            let names = names.each_ref().map(String::as_str);
+            self.admin().delete_topics(&names, &AdminOptions::new()).await.unwrap();
+        }
+
+        fn admin(&self) -> AdminClient<DefaultClientContext> {
+            ClientConfig::new().set("bootstrap.servers", &self.broker).create().unwrap()
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A broker that stops answering for a while.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use backend_log::{KafkaLog, Log, Start};
+use bytes::Bytes;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+use shared::{error::Error, record::Record};
+use uuid::Uuid;
+
+fn one(value: &'static str) -> Vec<Record> {
+    vec![Record { key: None, headers: Vec::new(), value: Some(Bytes::from_static(value.as_bytes())) }]
+}
+
+/// Stops and continues a broker's process.
+struct Paused<'a>(&'a str);
+
+impl<'a> Paused<'a> {
+    fn new(pid: &'a str) -> Self {
+        signal("-STOP", pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        signal("-CONT", self.0);
+    }
+}
+
+fn signal(signal: &str, pid: &str) {
+    assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_broker_is_an_error_in_time_and_used_again_within_seconds() {
+    let Ok(pid) = std::env::var("KAFKA_PID") else {
+        println!("not run: KAFKA_PID must be the process of the broker that KAFKA_BROKER names");
+        return;
+    };
+    let broker = std::env::var("KAFKA_BROKER").expect("KAFKA_BROKER names a broker like 127.0.0.1:9092");
+    let topic = format!("test-{}", Uuid::new_v4().simple());
+    let log = KafkaLog::new(&format!("kafka://{broker}/{topic}")).unwrap();
+    log.create(&topic).await.unwrap();
+    log.append(&topic, one("before")).await.unwrap();
+    let paused = Paused::new(&pid);
+    let started = Instant::now();
+    let error = Error::from(log.append(&topic, one("meanwhile")).await.unwrap_err());
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let started = Instant::now();
+    assert!(log.ready().await.is_err());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    drop(paused);
+    let back = Instant::now();
+    while log.append(&topic, one("after")).await.is_err() {
+        assert!(back.elapsed() < Duration::from_secs(5), "the broker is back and not used");
+    }
+    println!("used again after {:?}", back.elapsed());
+    let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
+    let mut values = Vec::new();
+    loop {
+        let batch = consumer.poll_now(10).await.unwrap();
+        if batch.records.is_empty() {
+            break;
+        }
+        values.extend(batch.records.into_iter().filter_map(|d| d.record.value));
+    }
+    for value in ["before", "after"] {
+        assert_eq!(values.iter().filter(|v| **v == value).count(), 1, "{value} of {values:?}");
+    }
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &broker).create().unwrap();
+    admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
+}
