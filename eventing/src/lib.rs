@@ -13,3 +13,4 @@ pub mod source;
 
 mod offsets;
 mod queue;
+mod reader;

@@ -14,7 +14,7 @@ use std::{
 use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::{
     manifest::{InitialOffset, KafkaSource, Metadata, Ordering},
     offsets::Offsets,
     queue::Queue,
+    reader::{Leaving, Reader},
     sink::Sink,
 };
 
@@ -34,16 +35,12 @@ const PER_CONSUMER: usize = 50;
 const ORDERED: usize = 1_000;
 /// Records read ahead.
 const AHEAD: usize = 2_000;
-/// Records of one read.
-const PAGE: usize = 500;
 /// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 /// How long what is under way may take when the source is stopped.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long there may be no room for records before the group is served without taking any.
-const ROOM: Duration = Duration::from_secs(1);
 /// How long after a failure the log is asked again.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const AGAIN: Duration = Duration::from_millis(500);
 
 /// A source as it is to be played.
 #[derive(Clone)]
@@ -210,110 +207,6 @@ async fn begin(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, BTr
     Ok((consumer, begin))
 }
 
-/// Partitions that others want, and where the offsets go that may be committed of them.
-type Leaving = (Vec<i32>, oneshot::Sender<BTreeMap<i32, i64>>);
-
-/// Owns the consumer: reads ahead as far as there is room, serves the group, and commits what it is told.
-struct Reader {
-    consumer: Box<dyn Consumer>,
-    leaving: mpsc::Sender<Leaving>,
-    /// What could not be committed, as when the group is being divided anew.
-    failed: Option<BTreeMap<i32, i64>>,
-}
-
-impl Reader {
-    async fn run(
-        mut self,
-        records: mpsc::Sender<Batch>,
-        mut commits: mpsc::Receiver<BTreeMap<i32, i64>>,
-        stop: CancellationToken,
-    ) {
-        let mut patience = ROOM;
-        loop {
-            let retry = self.failed.clone();
-            tokio::select! {
-                // First, so that a busy log does not keep commits waiting.
-                biased;
-                next = commits.recv() => match next {
-                    Some(next) => self.commit(next).await,
-                    None => return,
-                },
-                Some(next) = async { sleep(AGAIN).await; retry }, if self.failed.is_some() => {
-                    self.commit(next).await;
-                }
-                (batch, room) = next(&mut *self.consumer, &records, patience), if !stop.is_cancelled() => {
-                    patience = ROOM;
-                    match batch {
-                        Ok(batch) => {
-                            let revoked = batch.revoked.clone();
-                            if let Some(room) = room.filter(|_| !batch.records.is_empty()) {
-                                room.send(batch);
-                            }
-                            if !revoked.is_empty() {
-                                self.let_go(revoked).await;
-                                // The group waits for the next poll.
-                                patience = Duration::ZERO;
-                            }
-                        }
-                        Err(error) => {
-                            tracing::warn!(error = %chain(&error), "cannot read the log now");
-                            sleep(AGAIN).await;
-                        }
-                    }
-                }
-                () = stop.cancelled(), if !stop.is_cancelled() => {}
-            }
-        }
-    }
-
-    /// Commits what is finished of partitions that others want.
-    async fn let_go(&mut self, partitions: Vec<i32>) {
-        if let Some(failed) = &mut self.failed {
-            failed.retain(|partition, _| !partitions.contains(partition));
-        }
-        let (answer, answered) = oneshot::channel();
-        // A player that has stopped commits by itself what ended.
-        if self.leaving.send((partitions, answer)).await.is_ok()
-            && let Ok(next) = answered.await
-            && !next.is_empty()
-            && let Err(error) = self.consumer.commit(&next).await
-        {
-            tracing::warn!(error = %chain(&error), "cannot commit offsets of partitions that others want");
-        }
-    }
-
-    async fn commit(&mut self, next: BTreeMap<i32, i64>) {
-        self.failed = match self.consumer.commit(&next).await {
-            Ok(()) => None,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "cannot commit offsets now");
-                Some(next)
-            }
-        };
-    }
-}
-
-/// Waits for records while there is room for them; without room for that long takes none, but serves the group.
-async fn next<'a>(
-    consumer: &mut dyn Consumer,
-    records: &'a mpsc::Sender<Batch>,
-    patience: Duration,
-) -> (Result<Batch, LogError>, Option<mpsc::Permit<'a, Batch>>) {
-    let room = match timeout(patience, records.reserve()).await {
-        Ok(room) => room,
-        Err(_) => tokio::select! {
-            biased;
-            room = records.reserve() => room,
-            batch = consumer.poll(0) => return (batch, None),
-        },
-    };
-    match room {
-        Ok(room) => (consumer.poll(PAGE).await, Some(room)),
-        // The player is gone, and with it soon the commits.
-        Err(_) => std::future::pending().await,
-    }
-}
-
 struct Player {
     source: Source,
     log: Arc<dyn Log>,
@@ -452,6 +345,6 @@ impl Player {
 }
 
 /// An error with its causes.
-fn chain(error: &LogError) -> String {
+pub(crate) fn chain(error: &LogError) -> String {
     shared::error::Error::unavailable(error).to_string()
 }

@@ -3,6 +3,7 @@
 mod consumer;
 mod elsewhere;
 mod error;
+mod keys;
 mod membership;
 mod message;
 mod offsets;

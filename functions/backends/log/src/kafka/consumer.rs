@@ -1,6 +1,8 @@
 //! Reads a topic, as a member of a group or alone. Whatever is taken from librdkafka lies in `held` until `poll`
 //! returns it, so that a poll that is given up loses nothing.
 
+mod assignment;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
@@ -25,7 +27,7 @@ use super::{
     PATIENCE,
     elsewhere::{Elsewhere, blocking},
     error::KafkaFailure,
-    membership::{Change, Membership},
+    membership::Membership,
     message::delivered,
     offsets::{self, Client, list},
     url::{KafkaUrl, Side},
@@ -123,102 +125,6 @@ impl KafkaConsumer {
         .await
     }
 
-    /// Joins the group, or takes all partitions; gives up what the last poll called revoked; rests while there is no
-    /// room.
-    fn prepare(&mut self, rest: bool) -> Result<(), KafkaError> {
-        if !self.begun && self.group {
-            self.client.subscribe(&[&self.topic])?;
-        } else if !self.begun {
-            self.assign(&self.begin.keys().copied().collect::<Vec<_>>(), &self.begin.clone())?;
-        }
-        self.begun = true;
-        if !self.leaving.is_empty() {
-            self.unassign(&self.leaving.clone())?;
-            self.leaving.clear();
-        }
-        if rest != self.paused {
-            let assignment = self.client.assignment()?;
-            if rest {
-                self.client.pause(&assignment)?
-            } else {
-                self.client.resume(&assignment)?
-            }
-            self.paused = rest;
-        }
-        Ok(())
-    }
-
-    /// Reads these partitions too: from `begin`, else from where the group is, else from the beginning.
-    fn assign(&mut self, partitions: &[i32], begin: &BTreeMap<i32, i64>) -> Result<(), KafkaError> {
-        let other = if self.group { Offset::Stored } else { Offset::Beginning };
-        let at = |partition: &i32| (*partition, begin.get(partition).map_or(other, |at| Offset::Offset(*at)));
-        self.client.incremental_assign(&list(&self.topic, partitions.iter().map(at))?)?;
-        self.owned.get_or_insert_default().extend(partitions);
-        self.at_end.retain(|partition| !partitions.contains(partition));
-        if self.paused {
-            self.client.pause(&self.client.assignment()?)?;
-        }
-        Ok(())
-    }
-
-    fn unassign(&mut self, partitions: &[i32]) -> Result<(), KafkaError> {
-        let partitions_at = partitions.iter().map(|partition| (*partition, Offset::Invalid));
-        self.client.incremental_unassign(&list(&self.topic, partitions_at)?)?;
-        self.forget(partitions);
-        Ok(())
-    }
-
-    fn forget(&mut self, partitions: &[i32]) {
-        if let Some(owned) = &mut self.owned {
-            owned.retain(|partition| !partitions.contains(partition));
-        }
-        self.held.retain(|delivered| !partitions.contains(&delivered.partition));
-    }
-
-    /// Carries out what the group told; answers the partitions that are to be let go of.
-    async fn settle(&mut self) -> Result<Option<Vec<i32>>, KafkaFailure> {
-        while let Some(change) = self.client.context().change() {
-            match change {
-                Change::Assigned(partitions) => {
-                    let begin = self.begin_of(&partitions).await?;
-                    // Not before, so that a poll that is given up here finds it again.
-                    self.client.context().done();
-                    self.assign(&partitions, &begin).map_err(KafkaFailure::Read)?;
-                }
-                Change::Revoked(partitions) | Change::Lost(partitions) if partitions.is_empty() => {
-                    self.client.context().done();
-                    self.unassign(&partitions).map_err(KafkaFailure::Read)?;
-                }
-                Change::Revoked(partitions) => {
-                    self.client.context().done();
-                    self.held.retain(|delivered| !partitions.contains(&delivered.partition));
-                    self.leaving.clone_from(&partitions);
-                    return Ok(Some(partitions));
-                }
-                Change::Lost(partitions) => {
-                    self.client.context().done();
-                    // Others have them already: their offsets are no longer ours to commit.
-                    self.forget(&partitions);
-                    self.leaving.clone_from(&partitions);
-                    return Ok(Some(partitions));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Where to begin with partitions of which the group has not committed anything.
-    async fn begin_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
-        if self.start == Start::Earliest {
-            return Ok(BTreeMap::new());
-        }
-        let (client, topic, asked) = (self.client.clone(), self.topic.clone(), partitions.to_vec());
-        let committed =
-            blocking(move || offsets::committed(&client, &topic, &asked).map_err(KafkaFailure::Read)).await?;
-        let new = partitions.iter().filter(|partition| !committed.contains_key(partition));
-        Ok(new.filter_map(|partition| Some((*partition, *self.begin.get(partition)?))).collect())
-    }
-
     /// Takes what is there now, until `max` are held or the group tells something.
     fn fetch(&mut self, max: usize) -> Result<(), KafkaFailure> {
         let client = self.client.clone();
@@ -262,21 +168,6 @@ impl KafkaConsumer {
             Err(error) => return Err(KafkaFailure::Read(error)),
         }
         Ok(())
-    }
-
-    /// Reads partitions that were added since.
-    async fn find_new(&mut self) -> Result<(), KafkaFailure> {
-        self.look = Instant::now() + LOOK;
-        // A broker that is away now is asked again.
-        let Ok(partitions) = self.ask(|_, _, partitions| Ok(partitions.to_vec())).await else {
-            return Ok(());
-        };
-        let owned = self.owned.clone().unwrap_or_default();
-        let new: Vec<_> = partitions.into_iter().filter(|partition| !owned.contains(partition)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        self.assign(&new, &BTreeMap::new()).map_err(KafkaFailure::Read)
     }
 
     /// Whether every partition was read to where it ended.
@@ -350,25 +241,5 @@ impl Consumer for KafkaConsumer {
             offsets::kept(client, topic, partitions).map_err(KafkaFailure::Read)
         };
         Ok(self.ask(kept).await?)
-    }
-}
-
-impl Drop for KafkaConsumer {
-    /// Leaves the group at once, so that others take over: it waits for nobody who let go of nothing.
-    fn drop(&mut self) {
-        self.client.context().close();
-        let mut leaving = std::mem::take(&mut self.leaving);
-        while let Some(change) = self.client.context().change() {
-            self.client.context().done();
-            match change {
-                Change::Assigned(partitions) => {
-                    let _ = self.assign(&partitions, &BTreeMap::new());
-                }
-                Change::Revoked(partitions) | Change::Lost(partitions) => leaving.extend(partitions),
-            }
-        }
-        if !leaving.is_empty() {
-            let _ = self.unassign(&leaving);
-        }
     }
 }
