@@ -104,6 +104,33 @@ all_broken() {
   [ "$unnoticed" = 0 ]
 }
 
+# A file of OpenFaaS, edited: the words of `expect` must be said of it.
+broken_openfaas() {
+  local case file words said count=0
+  for case in infra/checks/broken-openfaas/*/; do
+    { read -r file && read -r words; } <"$case/expect"
+    sed -f "$case/edit.sed" "infra/openfaas/$file" >"$out/$file"
+    if said=$(python infra/checks/stack.py "$out/$file") || ! grep -qF -- "$words" <<<"$said"; then
+      printf '%s must say "%s", and said:\n%s\n' "$case" "$words" "$said" && return 1
+    fi
+    count=$((count + 1))
+  done
+  echo "$count broken copies were refused, each for its reason"
+}
+
+scripts() {
+  shellcheck -x infra/*.sh infra/deploy/*.sh infra/checks/*.sh infra/services/*.sh
+  echo "shellcheck finds nothing in any script"
+}
+
+dockerfiles() {
+  local files
+  mapfile -t files < <(git ls-files '*Dockerfile*')
+  if [ "${#files[@]}" = 0 ]; then missing "there is no Dockerfile" && return; fi
+  hadolint "${files[@]}"
+  echo "hadolint finds nothing in ${files[*]}"
+}
+
 printf '== tools\n'
 install_tools
 printf '== deployments\n'
@@ -116,6 +143,14 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   check "names of dev" names dev
   check "names of prod" names prod
   check "broken copies" all_broken
+  check "stack.yml" python infra/checks/stack.py infra/openfaas/stack.yml
+  check "faasd.yaml" python infra/checks/stack.py infra/openfaas/faasd.yaml
+  check "broken copies of OpenFaaS" broken_openfaas
+  check "scripts" scripts
+  check "dockerfiles" dockerfiles
+  if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
+  # The fake leaves to the real kubectl what needs no cluster.
+  if command -v kubectl >/dev/null; then check "deploy.sh" python infra/checks/deploying.py; else missing "deploy.sh's tests need kubectl"; fi
 fi
 check "laptop" laptop
 printf '%s passed, %s failed\n' "$passed" "$failed"
