@@ -68,6 +68,7 @@ routes() {
     echo "the prefixes /ingress and /service-analytics are left out; ROUTES=gateway or ROUTES=nginx brings them"
   else
     apply "knative/routes/$kind"
+    echo "behind its address: /ingress/user takes users, /service-analytics/analytics answers"
   fi
 }
 
