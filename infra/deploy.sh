@@ -42,7 +42,7 @@ images() {
 }
 
 apply() { kubectl kustomize "infra/$1" | images | kubectl apply -f -; }
-# What is gone already is no fault; neither is a kind that the cluster does not know.
+# What is gone already is no fault; where lenient, neither is a kind that the cluster does not know.
 remove() { kubectl kustomize "infra/$1" | kubectl delete --ignore-not-found -f - || [ "${2:-}" = lenient ]; }
 
 infrastructure() {
@@ -91,7 +91,7 @@ knative_down() {
   step "routes, arrows and functions"
   remove knative/routes/gateway lenient
   remove knative/routes/nginx lenient
-  remove "knative/$ENVIRONMENT" lenient
+  remove "knative/$ENVIRONMENT"
   infrastructure_down
 }
 
@@ -102,7 +102,7 @@ infrastructure_down() {
   fi
   step "servers and data"
   local server
-  for server in "${servers[@]}"; do remove "$server/$ENVIRONMENT" lenient; done
+  for server in "${servers[@]}"; do remove "$server/$ENVIRONMENT"; done
 }
 
 openfaas_up() {
@@ -133,7 +133,7 @@ openfaas_down() {
   [ "$ENVIRONMENT" = faasd ] || need_kubectl
   report
   step "forwarder and functions"
-  [ "$ENVIRONMENT" = faasd ] || remove "openfaas/$ENVIRONMENT" lenient
+  [ "$ENVIRONMENT" = faasd ] || remove "openfaas/$ENVIRONMENT"
   faas-cli remove -g "$OPENFAAS_URL" -f infra/openfaas/stack.yml || true
   [ "$ENVIRONMENT" = faasd ] || infrastructure_down
 }

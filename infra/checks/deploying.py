@@ -128,6 +128,12 @@ class Knative(Cluster):
         self.without("v1.27.4", file="version")
         self.assertIn("Kubernetes 1.30 or newer (there is 1.27)", self.deploy("knative", "up").stderr)
 
+    def test_an_older_kind_is_refused_with_what_is_there(self):
+        self.without("kafkasources.sources.knative.dev", file="old")
+        said = self.deploy("knative", "up").stderr
+        self.assertRegex(said, "a newer KafkaSource .kafkasources.sources.knative.dev has v1alpha0, and not v1")
+        self.assertIn("1 things are missing", said)
+
     def test_what_never_gets_ready_is_named_with_where_to_look(self):
         for never in ("kafkasource/log-to-count", "job/topics", "statefulset/cassandra"):
             with self.subTest(never):

@@ -7,7 +7,16 @@ want() { wanting+=("$1"$'\n'"    $2"); }
 need() { command -v "$1" >/dev/null || want "the program $2" "$3"; }
 # has KIND NAME…: whether the cluster has it.
 has() { kubectl get "$@" >/dev/null 2>&1; }
-need_crd() { has crd "$1" || want "$2 (no $1)" "$3"; }
+
+# need_crd NAME VERSION WHAT COMMAND: the cluster must know the kind in this version.
+need_crd() {
+  local versions
+  if ! versions=$(kubectl get crd "$1" -o 'jsonpath={.spec.versions[?(@.served==true)].name}' 2>/dev/null); then
+    want "$3 (no $1)" "$4"
+  elif ! grep -qw "$2" <<<"$versions"; then
+    want "a newer $3 ($1 has $versions, and not $2)" "$4"
+  fi
+}
 
 report() {
   [ "${#wanting[@]}" = 0 ] && return
@@ -39,11 +48,11 @@ need_storage() {
 
 need_operators() {
   [ "$ENVIRONMENT" = prod ] || return 0
-  need_crd kafkanodepools.kafka.strimzi.io "Strimzi 1.0 or newer" \
+  need_crd kafkanodepools.kafka.strimzi.io v1 "Strimzi" \
     "kubectl create namespace kafka; kubectl apply -n kafka -f 'https://strimzi.io/install/latest?namespace=kafka'"
-  need_crd innodbclusters.mysql.oracle.com "MySQL's operator" \
+  need_crd innodbclusters.mysql.oracle.com v2 "MySQL's operator" \
     "helm install mysql-operator mysql-operator --repo https://mysql.github.io/mysql-operator --namespace mysql-operator --create-namespace"
-  need_crd scyllaclusters.scylla.scylladb.com "Scylla's operator (it needs cert-manager)" \
+  need_crd scyllaclusters.scylla.scylladb.com v1 "Scylla's operator (it needs cert-manager)" \
     "helm install scylla-operator scylla-operator --repo https://scylla-operator-charts.storage.googleapis.com/stable --namespace scylla-operator --create-namespace"
 }
 
@@ -58,18 +67,18 @@ preflight_knative() {
   need_kubectl
   need curl "curl" "apt install curl"
   need_servers
-  need_crd services.serving.knative.dev "Knative Serving" \
+  need_crd services.serving.knative.dev v1 "Knative Serving" \
     "kubectl apply -f $KNATIVE/serving/releases/latest/download/serving-crds.yaml -f $KNATIVE/serving/releases/latest/download/serving-core.yaml"
   gateway >/dev/null || want "a network layer of Knative (Kourier)" \
     "kubectl apply -f $KNATIVE-extensions/net-kourier/releases/latest/download/kourier.yaml && kubectl patch configmap/config-network -n knative-serving --type merge -p '{\"data\":{\"ingress-class\":\"kourier.ingress.networking.knative.dev\"}}'"
-  need_crd pingsources.sources.knative.dev "Knative Eventing" \
+  need_crd pingsources.sources.knative.dev v1 "Knative Eventing" \
     "kubectl apply -f $KNATIVE/eventing/releases/latest/download/eventing-crds.yaml -f $KNATIVE/eventing/releases/latest/download/eventing-core.yaml"
-  need_crd kafkasources.sources.knative.dev "KafkaSource" \
+  need_crd kafkasources.sources.knative.dev v1 "KafkaSource" \
     "kubectl apply -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-controller.yaml -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-source.yaml"
-  need_crd kafkasinks.eventing.knative.dev "KafkaSink" \
+  need_crd kafkasinks.eventing.knative.dev v1alpha1 "KafkaSink" \
     "kubectl apply -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-controller.yaml -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-sink.yaml"
   if [ "$ROUTES" = gateway ]; then
-    need_crd referencegrants.gateway.networking.k8s.io "Gateway API 1.5 or newer" \
+    need_crd referencegrants.gateway.networking.k8s.io v1 "Gateway API" \
       "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/latest/download/standard-install.yaml"
     has gateway -n gateway public || want "the Gateway \`public\` of the namespace \`gateway\`" "see docs/deploy.md, Routes"
   fi
