@@ -1,5 +1,6 @@
 //! The manifests, read strictly: what is not known here is an error with file and line, since a field that is
-//! silently not played would behave one way on a laptop and another in a cluster.
+//! silently not played would behave one way on a laptop and another in a cluster. What is a cluster's alone, by its
+//! kind, is left out with purpose.
 
 mod schedule;
 mod service;
@@ -39,6 +40,19 @@ pub enum Manifest {
     /// An arrow to the log.
     KafkaSink(Resource<KafkaSink>),
 }
+
+/// Kinds that say nothing of what a function does: who may reach it, what surrounds it, and how it is put together.
+const CLUSTER_ONLY: [(&str, &str); 9] = [
+    ("kustomize.config.k8s.io/v1beta1", "Kustomization"),
+    ("v1", "Namespace"),
+    ("v1", "ConfigMap"),
+    ("v1", "Secret"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("networking.k8s.io/v1", "Ingress"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    ("gateway.networking.k8s.io/v1", "ReferenceGrant"),
+];
 
 /// What every resource has around its `spec`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -281,12 +295,12 @@ pub enum ContentMode {
     Binary,
 }
 
-/// Reads all resources of a file, which may hold several between `---`.
+/// Reads all resources of a file that are played here; it may hold several between `---`.
 pub fn read(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     for document in documents(text) {
         if document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
-            manifests.push(resource(file, &document)?);
+            manifests.extend(resource(file, &document)?);
         }
     }
     Ok(manifests)
@@ -306,7 +320,7 @@ fn documents(text: &str) -> Vec<String> {
     documents
 }
 
-fn resource(file: &str, document: &str) -> Result<Manifest, ManifestError> {
+fn resource(file: &str, document: &str) -> Result<Option<Manifest>, ManifestError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kind {
@@ -314,7 +328,7 @@ fn resource(file: &str, document: &str) -> Result<Manifest, ManifestError> {
         kind: String,
     }
     let Kind { api_version, kind } = parse(file, document)?;
-    Ok(match (api_version.as_str(), kind.as_str()) {
+    Ok(Some(match (api_version.as_str(), kind.as_str()) {
         ("serving.knative.dev/v1", "Service") => Manifest::Service(parse(file, document)?),
         ("sources.knative.dev/v1" | "sources.knative.dev/v1beta1", "KafkaSource") => {
             Manifest::KafkaSource(parse(file, document)?)
@@ -327,6 +341,7 @@ fn resource(file: &str, document: &str) -> Result<Manifest, ManifestError> {
             }
         }
         ("eventing.knative.dev/v1alpha1", "KafkaSink") => Manifest::KafkaSink(parse(file, document)?),
+        of if CLUSTER_ONLY.contains(&of) => return Ok(None),
         _ => {
             let why = format!(
                 "{api_version} {kind} is not known here; there are serving.knative.dev/v1 Service, \
@@ -334,7 +349,7 @@ fn resource(file: &str, document: &str) -> Result<Manifest, ManifestError> {
             );
             return Err(at(file, document, "kind:", why));
         }
-    })
+    }))
 }
 
 /// An error at the first line that begins with the field.
@@ -402,6 +417,16 @@ spec:
         let text = format!("# two\n{PING}---\n{}", PING.replace("schedule", "shedule"));
         assert_eq!(read("two.yaml", &text).unwrap_err().line, 16);
         assert_eq!(read("two.yaml", &format!("{PING}---\n{PING}")).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_a_clusters_alone_is_left_out() {
+        for (api_version, kind) in CLUSTER_ONLY {
+            let text = format!("apiVersion: {api_version}\nkind: {kind}\nanything: [1]\n---\n{PING}");
+            assert_eq!(read("rendered.yaml", &text).unwrap().len(), 1, "{kind}");
+        }
+        let error = read("other.yaml", "apiVersion: apps/v1\nkind: ConfigMap\n").unwrap_err().to_string();
+        assert!(error.starts_with("other.yaml:2: ") && error.contains("apps/v1 ConfigMap"), "{error}");
     }
 
     #[test]

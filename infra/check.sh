@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# check.sh: all that can be proven of the deployments without a cluster. Prints what it checked; a tool that cannot be
+# had is said and is no failure; any fault is. Also tries broken copies, each of which must be noticed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=infra/checks/tools.sh
+. infra/checks/tools.sh
+out="$PWD/target/check"
+schemas=../shared/schemas/json
+[ -d "$schemas" ] || schemas=-
+passed=0 failed=0
+
+good() { printf 'ok      %s\n' "$*" && passed=$((passed + 1)); }
+bad() { printf 'FAILED  %s\n' "$*" && failed=$((failed + 1)); }
+
+# check NAME COMMAND…: runs it, and shows what it said when it failed or left something out.
+check() {
+  local name="$1" said
+  shift
+  if said=$("$@" 2>&1); then
+    good "$name: $(tail -n 1 <<<"$said")"
+    grep '^not run:' <<<"$said" || true
+  else
+    bad "$name" && printf '%s\n' "$said" | sed 's/^/        /'
+  fi
+}
+
+overlays=(kafka/dev kafka/prod mysql/dev mysql/prod cassandra/dev cassandra/prod
+  knative/base knative/dev knative/prod knative/routes/gateway knative/routes/nginx openfaas/dev openfaas/prod)
+
+rendered() { printf '%s/%s.yaml\n' "$out" "${1//\//-}"; }
+
+render() {
+  mkdir -p "$out"
+  local overlay
+  for overlay in "${overlays[@]}"; do
+    kustomization "infra/$overlay" >"$(rendered "$overlay")" || return 1
+  done
+  echo "${#overlays[@]} overlays"
+}
+
+# environment NAME [OVERLAY FILE]: the files of an environment, one overlay's replaced.
+environment() {
+  local overlay
+  for overlay in "kafka/$1" "mysql/$1" "cassandra/$1" "knative/$1" "openfaas/$1" knative/routes/gateway knative/routes/nginx; do
+    if [ "$overlay" = "${2:-}" ]; then echo "$3"; else rendered "$overlay"; fi
+  done
+}
+
+names() {
+  local secrets=-
+  [ "$1" = prod ] && secrets=infra/secrets.tsv
+  # shellcheck disable=SC2046 # no file's name has a space
+  python infra/checks/names.py "$secrets" $(environment "$@")
+}
+
+# The laptop takes what a cluster gets.
+laptop() {
+  local program data port pid tries=0
+  cargo build --quiet --locked
+  program="$PWD/target/debug/lambda-architecture" data=$(mktemp -d) port=$((20000 + RANDOM % 20000))
+  "$program" --listen "127.0.0.1:$port" --data "$data" --manifests "$(rendered knative/base)" >"$data/out" 2>&1 &
+  pid=$!
+  # shellcheck disable=SC2064 # as they are now
+  trap "kill $pid 2>/dev/null; wait $pid 2>/dev/null; rm -rf '$data'" RETURN
+  until curl -sf "127.0.0.1:$port/ingress/user" -H 'content-type: application/json' \
+    -d '{"id":"fc0e2dd1-2b60-4d4b-9a10-94b5a2a4f9ad","name":"Rendered"}' >/dev/null; do
+    tries=$((tries + 1))
+    kill -0 "$pid" && [ "$tries" -lt 100 ] || { cat "$data/out" && return 1; }
+    sleep 0.2
+  done
+  until curl -sf "127.0.0.1:$port/service-analytics/analytics" | grep -q '"userCount":1}'; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 200 ] || return 1
+    sleep 0.2
+  done
+  echo "it counted a user, started from the rendered base"
+}
+
+# broken FOLDER: its copy must be refused, with the words that its file `expect` has.
+broken() {
+  local case="$1" overlay words file said environment
+  { read -r overlay && read -r words; } <"$case/expect"
+  file="$out/broken-$(basename "$case").yaml"
+  environment=${overlay##*/}
+  [ "$environment" = prod ] || environment=dev
+  kustomization "$case" >"$file" || return 1
+  if said=$(python infra/checks/schemas.py "$schemas" "$file" 2>&1) && said=$(names "$environment" "$overlay" "$file" 2>&1); then
+    echo "nobody noticed $(basename "$case"): $(head -n 1 "$case/kustomization.yaml")"
+    return 1
+  fi
+  grep -qF -- "$words" <<<"$said" || { printf '%s must say "%s", and said:\n%s\n' "$case" "$words" "$said" && return 1; }
+}
+
+all_broken() {
+  local case count=0 left=0 unnoticed=0
+  for case in infra/checks/broken/*/; do
+    # Without schemas nobody can know that a field is wrong.
+    if [ "$schemas" = - ] && [ "$(wc -l <"$case/expect")" = 3 ]; then left=$((left + 1)) && continue; fi
+    if broken "${case%/}"; then count=$((count + 1)); else unnoticed=$((unnoticed + 1)); fi
+  done
+  [ "$left" = 0 ] || missing "$left broken copies that only a schema can tell"
+  echo "$count broken copies were refused, each for its reason"
+  [ "$unnoticed" = 0 ]
+}
+
+# A file of OpenFaaS, edited: the words of `expect` must be said of it.
+broken_openfaas() {
+  local case file words said count=0
+  for case in infra/checks/broken-openfaas/*/; do
+    { read -r file && read -r words; } <"$case/expect"
+    sed -f "$case/edit.sed" "infra/openfaas/$file" >"$out/$file"
+    if said=$(python infra/checks/stack.py "$out/$file") || ! grep -qF -- "$words" <<<"$said"; then
+      printf '%s must say "%s", and said:\n%s\n' "$case" "$words" "$said" && return 1
+    fi
+    count=$((count + 1))
+  done
+  echo "$count broken copies were refused, each for its reason"
+}
+
+scripts() {
+  shellcheck -x infra/*.sh infra/deploy/*.sh infra/checks/*.sh infra/services/*.sh
+  echo "shellcheck finds nothing in any script"
+}
+
+dockerfiles() {
+  local files
+  mapfile -t files < <(git ls-files '*Dockerfile*')
+  if [ "${#files[@]}" = 0 ]; then missing "there is no Dockerfile" && return; fi
+  hadolint "${files[@]}"
+  echo "hadolint finds nothing in ${files[*]}"
+}
+
+printf '== tools\n'
+install_tools
+printf '== deployments\n'
+check "render" render
+[ "$failed" = 0 ] || exit 1
+if [ -x "$tools/python/bin/kubernetes-validate" ]; then
+  command -v kubeconform >/dev/null || schemas=-
+  # shellcheck disable=SC2046
+  check "schemas" python infra/checks/schemas.py "$schemas" $(for o in "${overlays[@]}"; do rendered "$o"; done)
+  check "names of dev" names dev
+  check "names of prod" names prod
+  check "broken copies" all_broken
+  check "stack.yml" python infra/checks/stack.py infra/openfaas/stack.yml
+  check "faasd.yaml" python infra/checks/stack.py infra/openfaas/faasd.yaml
+  check "broken copies of OpenFaaS" broken_openfaas
+  check "scripts" scripts
+  check "dockerfiles" dockerfiles
+  if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
+  # The fake leaves to the real kubectl what needs no cluster.
+  if command -v kubectl >/dev/null; then check "deploy.sh" python infra/checks/deploying.py; else missing "deploy.sh's tests need kubectl"; fi
+fi
+check "laptop" laptop
+printf '%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,1 @@
+s#CONFIG_FILE=/run#CONFIG_FILE=/var/run#

@@ -1,0 +1,1 @@
+s/readonly_root_filesystem/read_only_root_filesystem/

@@ -1,0 +1,1 @@
+s/^  store:/  stroe:/

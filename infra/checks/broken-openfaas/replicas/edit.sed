@@ -1,0 +1,1 @@
+s/scale.max: "5"/scale.max: "10"/

@@ -1,0 +1,1 @@
+/^      - cassandra-ca$/d

@@ -1,0 +1,70 @@
+"""Every resource against its schema: Kubernetes' own kinds, and the custom ones where their schemas are at hand.
+
+Usage: schemas.py SCHEMAS FILE…; SCHEMAS is a folder of {group}/{kind}_{version}.json or "-". Knows nothing of names.
+"""
+
+import json
+import subprocess
+import sys
+
+import kubernetes_validate
+import yaml
+
+KUBERNETES = "1.34"
+# Kustomize's own, which no cluster gets to see.
+CORE = ("v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1")
+
+
+def core(resource):
+    try:
+        kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        path = ".".join(str(part) for part in error.path)
+        return [f"{path or '(top)'}: {error.message}"]
+    return []
+
+
+def custom(resources, schemas):
+    """What kubeconform says, by the resource's name."""
+    for resource in resources:
+        if resource["kind"] == "InnoDBCluster":
+            # Its schema limits the length of the name, and with it seems to allow nothing beside it.
+            resource["metadata"] = {"name": resource["metadata"]["name"]}
+    location = f"{schemas}/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
+    said = subprocess.run(
+        ["kubeconform", "-strict", "-output", "json", "-schema-location", location, "-"],
+        input=yaml.safe_dump_all(resources), capture_output=True, text=True, check=False,
+    )
+    for wrong in json.loads(said.stdout or "{}").get("resources") or [{"kind": "", "name": "", "msg": said.stderr}]:
+        yield f"{wrong['kind']} {wrong['name']}: {wrong['msg']}"
+
+
+def main(schemas, files):
+    wrong, count, skipped = [], 0, set()
+    for file in files:
+        with open(file, encoding="utf-8") as text:
+            resources = [r for r in yaml.safe_load_all(text) if r]
+        others = []
+        for resource in resources:
+            name = f"{resource['kind']} {resource['metadata']['name']}"
+            if resource["apiVersion"] in CORE:
+                wrong += [f"{file}: {name}: {why}" for why in core(resource)]
+                count += 1
+            elif schemas == "-":
+                skipped.add(resource["kind"])
+            else:
+                others.append(resource)
+        count += len(others)
+        if others:
+            summary = list(custom(others, schemas))
+            wrong += [f"{file}: {why}" for why in summary if why.strip(" :")]
+    for line in wrong:
+        print(line)
+    if skipped:
+        print(f"not run: no schemas of {', '.join(sorted(skipped))} are at hand")
+    print(f"{count} resources fit their schemas" if not wrong else f"{len(wrong)} faults in {count} resources")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,112 @@
+# shellcheck shell=bash disable=SC2154 # work is deploy.sh's
+# Looks whether all is there that a deployment needs, before anything is changed; knows the command that brings it.
+
+wanting=()
+# want WHAT COMMAND: notes what is missing.
+want() { wanting+=("$1"$'\n'"    $2"); }
+need() { command -v "$1" >/dev/null || want "the program $2" "$3"; }
+# has KIND NAME…: whether the cluster has it.
+has() { kubectl get "$@" >/dev/null 2>&1; }
+
+# need_crd NAME VERSION WHAT COMMAND: the cluster must know the kind in this version.
+need_crd() {
+  local versions
+  if ! versions=$(kubectl get crd "$1" -o 'jsonpath={.spec.versions[?(@.served==true)].name}' 2>/dev/null); then
+    want "$3 (no $1)" "$4"
+  elif ! grep -qw "$2" <<<"$versions"; then
+    want "a newer $3 ($1 has $versions, and not $2)" "$4"
+  fi
+}
+
+report() {
+  [ "${#wanting[@]}" = 0 ] && return
+  printf 'missing: %s\n' "${wanting[@]}" >&2
+  die "${#wanting[@]} things are missing; nothing was changed"
+}
+
+KNATIVE=https://github.com/knative
+need_kubectl() {
+  need kubectl "kubectl" "see https://kubernetes.io/docs/tasks/tools, or: curl -LO https://dl.k8s.io/release/v1.34.0/bin/linux/amd64/kubectl"
+  report
+  kubectl version >"$work/version" 2>&1 || want "a cluster that kubectl reaches ($(tail -n 1 "$work/version"))" "kind create cluster"
+  report
+}
+
+# Old servers lack what the manifests use; each number is the oldest with it.
+need_version() {
+  local minor
+  minor=$(sed -nE 's/^Server Version: v1\.([0-9]+).*/\1/p' "$work/version")
+  [ -n "$minor" ] && [ "$minor" -ge 30 ] || want "Kubernetes 1.30 or newer (there is 1.${minor:-?})" "upgrade the cluster"
+}
+
+need_storage() {
+  kubectl get storageclass -o jsonpath='{range .items[*]}{.metadata.annotations.storageclass\.kubernetes\.io/is-default-class}{"\n"}{end}' \
+    >"$work/classes" 2>/dev/null || true
+  grep -q true "$work/classes" ||
+    want "a default storage class" "kubectl patch storageclass NAME -p '{\"metadata\":{\"annotations\":{\"storageclass.kubernetes.io/is-default-class\":\"true\"}}}'"
+}
+
+need_operators() {
+  [ "$ENVIRONMENT" = prod ] || return 0
+  need_crd kafkanodepools.kafka.strimzi.io v1 "Strimzi" \
+    "kubectl create namespace kafka; kubectl apply -n kafka -f 'https://strimzi.io/install/latest?namespace=kafka'"
+  need_crd innodbclusters.mysql.oracle.com v2 "MySQL's operator" \
+    "helm install mysql-operator mysql-operator --repo https://mysql.github.io/mysql-operator --namespace mysql-operator --create-namespace"
+  need_crd scyllaclusters.scylla.scylladb.com v1 "Scylla's operator (it needs cert-manager)" \
+    "helm install scylla-operator scylla-operator --repo https://scylla-operator-charts.storage.googleapis.com/stable --namespace scylla-operator --create-namespace"
+}
+
+need_servers() {
+  need_version
+  need_storage
+  need_operators
+}
+
+preflight_knative() {
+  step "preflight"
+  need_kubectl
+  need curl "curl" "apt install curl"
+  need_servers
+  need_crd services.serving.knative.dev v1 "Knative Serving" \
+    "kubectl apply -f $KNATIVE/serving/releases/latest/download/serving-crds.yaml -f $KNATIVE/serving/releases/latest/download/serving-core.yaml"
+  gateway >/dev/null || want "a network layer of Knative (Kourier)" \
+    "kubectl apply -f $KNATIVE-extensions/net-kourier/releases/latest/download/kourier.yaml && kubectl patch configmap/config-network -n knative-serving --type merge -p '{\"data\":{\"ingress-class\":\"kourier.ingress.networking.knative.dev\"}}'"
+  need_crd pingsources.sources.knative.dev v1 "Knative Eventing" \
+    "kubectl apply -f $KNATIVE/eventing/releases/latest/download/eventing-crds.yaml -f $KNATIVE/eventing/releases/latest/download/eventing-core.yaml"
+  need_crd kafkasources.sources.knative.dev v1 "KafkaSource" \
+    "kubectl apply -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-controller.yaml -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-source.yaml"
+  need_crd kafkasinks.eventing.knative.dev v1alpha1 "KafkaSink" \
+    "kubectl apply -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-controller.yaml -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-sink.yaml"
+  if [ "$ROUTES" = gateway ]; then
+    need_crd referencegrants.gateway.networking.k8s.io v1 "Gateway API" \
+      "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/latest/download/standard-install.yaml"
+    has gateway -n gateway public || want "the Gateway \`public\` of the namespace \`gateway\`" "see docs/deploy.md, Routes"
+  fi
+  if [ "$ROUTES" = nginx ]; then
+    has ingressclass nginx || want "ingress-nginx" \
+      "helm install ingress-nginx ingress-nginx --repo https://kubernetes.github.io/ingress-nginx --namespace ingress-nginx --create-namespace"
+  fi
+  report
+  echo "all that is needed is there"
+}
+
+preflight_openfaas() {
+  step "preflight"
+  need faas-cli "faas-cli" "curl -sSL https://cli.openfaas.com | sudo sh"
+  need curl "curl" "apt install curl"
+  if [ "$ENVIRONMENT" = faasd ]; then
+    [ -r "${CONFIG:-}" ] || want "CONFIG, a file with LOG_URL, MASTER_URL and VIEWS_URL" "cp infra/config/config.env app.env; edit app.env; export CONFIG=app.env"
+  else
+    need_kubectl
+    need_servers
+    for namespace in openfaas openfaas-fn; do
+      has namespace "$namespace" || want "OpenFaaS (no namespace $namespace)" \
+        "kubectl apply -f https://raw.githubusercontent.com/openfaas/faas-netes/master/namespaces.yml && helm install openfaas openfaas --repo https://openfaas.github.io/faas-netes --namespace openfaas --set functionNamespace=openfaas-fn"
+    done
+  fi
+  report
+  faas-cli list -g "$OPENFAAS_URL" >"$work/list" 2>&1 || want "a gateway at $OPENFAAS_URL that lets you in ($(tail -n 1 "$work/list"))" \
+    "kubectl -n openfaas port-forward service/gateway 8080:8080 & faas-cli login -g $OPENFAAS_URL --password PASSWORD"
+  report
+  echo "all that is needed is there"
+}

@@ -1,0 +1,80 @@
+# shellcheck shell=bash disable=SC2154 # work is deploy.sh's
+# The Secrets of prod, by the table infra/secrets.tsv: a password is made once and kept, others are copied. Values go
+# through files that nobody else may read, never through a command line.
+
+# value NAMESPACE KIND NAME KEY: what a Secret or a ConfigMap holds; nothing where it does not.
+value() {
+  local decode='{{base64decode .}}'
+  [ "$2" = secret ] || decode='{{.}}'
+  kubectl -n "$1" get "$2" "$3" -o "go-template={{with index .data \"$4\"}}$decode{{end}}" 2>/dev/null || true
+}
+
+# find_value NAMESPACE NAME KEY SOURCE FILE
+find_value() {
+  case "$4" in
+    literal:*) printf '%s' "${4#literal:}" >"$5" ;;
+    random)
+      value "$1" secret "$2" "$3" >"$5"
+      # Letters and digits need no quoting anywhere.
+      [ -s "$5" ] || LC_ALL=C tr -dc 'A-Za-z0-9' </dev/urandom 2>/dev/null | head -c 32 >"$5" || true
+      ;;
+    copy:*)
+      local namespace kind name key
+      IFS=/ read -r namespace kind name key <<<"${4#copy:}"
+      value "$namespace" "$kind" "$name" "$key" >"$5"
+      ;;
+  esac
+  [ -s "$5" ] || die "the Secret $1/$2 needs $3 from ${4#copy:}, which holds nothing; see: kubectl -n ${namespace:-$1} get secret,configmap"
+}
+
+# make_secrets NAMESPACE…: all Secrets of these namespaces.
+make_secrets() {
+  local wanted namespace name key source folder
+  for wanted in "$@"; do
+    while IFS=$'\t' read -r namespace name key source; do
+      [ "$namespace" = "$wanted" ] || continue
+      folder="$work/secrets/$namespace/$name"
+      mkdir -p "$folder"
+      find_value "$namespace" "$name" "$key" "$source" "$folder/$key"
+    done <infra/secrets.tsv
+    for folder in "$work/secrets/$wanted"/*; do
+      kubectl -n "$wanted" create secret generic "$(basename "$folder")" --from-file="$folder" --dry-run=client -o yaml |
+        kubectl apply -f -
+    done
+  done
+}
+
+# config_lines: the functions' configuration as a file of KEY='VALUE' lines.
+config_lines() {
+  local files=(infra/config/config.env) line key quote="'"
+  if [ "$ENVIRONMENT" = prod ]; then files+=(infra/config/prod/config.env); fi
+  if [ "$ENVIRONMENT" = faasd ]; then cat "$CONFIG" && return; fi
+  declare -A lines=()
+  while read -r line; do
+    case "$line" in '' | '#'*) ;; *) lines[${line%%=*}]="${line#*=}" ;; esac
+  done < <(cat "${files[@]}")
+  for key in MYSQL_PASSWORD CASSANDRA_PASSWORD KAFKA_PASSWORD KAFKA_CA; do
+    if [ "$ENVIRONMENT" = prod ]; then lines[$key]=$(value openfaas secret lambda-architecture "$key"); fi
+  done
+  if [ "$ENVIRONMENT" = dev ]; then lines[MYSQL_PASSWORD]=$(value mysql secret mysql-lambda password); fi
+  # OpenFaaS mounts secrets elsewhere; stack.yml says where.
+  unset 'lines[CASSANDRA_CA_FILE]'
+  for key in $(printf '%s\n' "${!lines[@]}" | sort); do printf '%s=%s%s%s\n' "$key" "$quote" "${lines[$key]}" "$quote"; done
+}
+
+# openfaas_secret NAME FILE
+openfaas_secret() {
+  if faas-cli secret list -g "$OPENFAAS_URL" | grep -qw "$1"; then
+    faas-cli secret update "$1" -g "$OPENFAAS_URL" --from-file "$2"
+  else
+    faas-cli secret create "$1" -g "$OPENFAAS_URL" --from-file "$2"
+  fi
+}
+
+openfaas_secrets() {
+  config_lines >"$work/config"
+  echo "not used without TLS" >"$work/ca"
+  if [ "$ENVIRONMENT" = prod ]; then value cassandra configmap cassandra-local-serving-ca ca-bundle.crt >"$work/ca"; fi
+  openfaas_secret lambda-architecture "$work/config"
+  openfaas_secret cassandra-ca "$work/ca"
+}
