@@ -29,8 +29,10 @@ use crate::image::{Container, FORWARDER, FUNCTIONS, Root, environment, free_addr
 
 /// Most memory that an idle function may hold, kilobytes.
 const RSS_KB: u64 = 16 * 1024;
-/// Most bytes of an image's files.
+/// Most bytes of an image's files, before they are packed.
 const IMAGE_BYTES: u64 = 12_000_000;
+/// The same of the forwarder's, which reads manifests and knows the time zones of the world.
+const FORWARDER_BYTES: u64 = 14_000_000;
 
 fn all() -> impl Iterator<Item = &'static str> {
     FUNCTIONS.into_iter().chain([FORWARDER])
@@ -219,7 +221,10 @@ fn each_image_is_small() {
     for (name, size) in &sizes {
         println!("{name}: {:.1} MB", *size as f64 / 1e6);
     }
-    assert!(sizes.values().all(|size| *size <= IMAGE_BYTES), "{sizes:?}");
+    for (name, size) in &sizes {
+        let most = if *name == FORWARDER { FORWARDER_BYTES } else { IMAGE_BYTES };
+        assert!(*size <= most, "{name} has {size} bytes");
+    }
 }
 
 #[test]
