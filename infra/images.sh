@@ -76,13 +76,14 @@ size() {
 }
 
 build() {
-  local engine="${ENGINE:-}" wanted=("$@")
+  local engine="${ENGINE:-}" wanted=("$@") known
+  known="$(all | paste -sd' ')"
   [ -n "$engine" ] || engine="$(engine)"
   [ $# -gt 0 ] || mapfile -t wanted < <(all)
   echo "images by $engine"
   [ "$engine" != archive ] || trees
   for name in "${wanted[@]}"; do
-    all | grep -qx -- "$name" || { echo "there is no image $name; there are $(all | paste -sd' ')" >&2; exit 2; }
+    [[ " $known " == *" $name "* ]] || { echo "there is no image $name; there are $known" >&2; exit 2; }
     if [ "$engine" = archive ]; then
       infra/images/archive.sh "$name" "$folder/trees/$name" "$folder/$name.tar"
     else
