@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 /// Packages of this workspace, and all of it that each may name.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("shared", &[]),
     ("ingest", &["backend-log", "shared"]),
     ("count", &["backend-views", "shared"]),
@@ -13,6 +13,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("batch", &["backend-master", "shared"]),
     ("analytics", &["backend-master", "backend-views", "shared"]),
     ("eventing", &["backend-log", "shared"]),
+    ("forwarder", &["backend-log", "eventing", "shared"]),
     ("serving", &["shared"]),
 ];
 

@@ -1,4 +1,4 @@
-//! What Prometheus and an OpenTelemetry collector see of a function.
+//! What Prometheus, an OpenTelemetry collector and a reader of logs see of a function.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -7,15 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::Request;
+use hyper::{Request, StatusCode};
 use lambda_architecture::client::Client;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     time::{sleep, timeout},
 };
+use uuid::Uuid;
 
-use crate::app::{DEADLINE, PROGRAM};
+use crate::app::{App, DEADLINE, PROGRAM};
 
 const TRACE: [u8; 16] =
     [0x0a, 0xf7, 0x65, 0x19, 0x16, 0xcd, 0x43, 0xdd, 0x84, 0x48, 0xeb, 0x21, 0x1c, 0x80, 0x31, 0x9c];
@@ -84,4 +86,26 @@ async fn a_request_is_seen_in_metrics_and_in_its_callers_trace() {
         }
     };
     assert!(timeout(DEADLINE, traced).await.expect("no trace came"), "traces go to /v1/traces");
+}
+
+#[tokio::test]
+async fn a_cron_connectors_call_ticks_and_is_found_in_the_logs() {
+    let mut app = App::start().await;
+    app.post_user(Uuid::new_v4(), "a").await;
+    app.eventually("it is stored", async |app| app.tick("").await["users"] == 1).await;
+    // The gateway adds the two headers, the connector of Community Edition none.
+    let call = Request::post("/function/batch/")
+        .header("x-call-id", "call-7")
+        .header("x-start-time", "1700000000000000000")
+        .body(Bytes::new())
+        .unwrap();
+    let answer = app.send(call).await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()["x-call-id"]),
+        (StatusCode::OK, &"call-7".parse().unwrap())
+    );
+    let logs = std::fs::read_to_string(app.data.path().join("logs/batch.log")).unwrap();
+    let lines = logs.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_call: Vec<_> = lines.filter(|line| line["callId"] == "call-7").collect();
+    assert_eq!((of_call.len(), &of_call[0]["msg"]), (1, &json!("batch views are up to date")), "{logs}");
 }

@@ -5,6 +5,7 @@ pub mod arrows;
 pub mod dead_letters;
 pub mod delivery;
 pub mod event;
+pub mod files;
 pub mod manifest;
 pub mod ping;
 pub mod replay;

@@ -1,13 +1,12 @@
 //! Finds the manifests and makes of the functions' what the autoscaler and the processes need.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
-use eventing::{arrows::Arrows, manifest::Service};
+use anyhow::bail;
+use eventing::{arrows::Arrows, files, manifest::Service};
 use serving::FunctionSpec;
 
 /// How long a request may take where the manifest does not say (`revision-timeout-seconds`).
@@ -15,12 +14,7 @@ const TIMEOUT_S: u32 = 300;
 
 /// Reads the manifests of these files and folders, or of the project's own folders when there are none.
 pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Arrows> {
-    let files = if paths.is_empty() { default_files()? } else { given_files(paths)? };
-    let mut texts = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        texts.push((file.display().to_string(), text));
-    }
+    let texts = if paths.is_empty() { files::read(&own_paths()) } else { files::read(paths) }?;
     let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?;
     if arrows.services.is_empty() {
         bail!("no function is described here; run this from the project's folder or give --manifests");
@@ -28,42 +22,10 @@ pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Arrows> {
     Ok(arrows)
 }
 
-fn default_files() -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for folder in folder(Path::new("functions")).unwrap_or_default() {
-        let service = folder.join("service.yaml");
-        if service.exists() {
-            files.push(service);
-        }
-    }
-    files.extend(
-        folder(Path::new("eventing")).unwrap_or_default().into_iter().filter(|path| is_manifest(path)),
-    );
-    Ok(files)
-}
-
-fn given_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let inside = folder(path).with_context(|| format!("cannot read {}", path.display()))?;
-            files.extend(inside.into_iter().filter(|path| is_manifest(path)));
-        } else {
-            files.push(path.clone());
-        }
-    }
-    Ok(files)
-}
-
-/// What a folder holds, in order.
-fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut inside = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    inside.sort();
-    Ok(inside)
-}
-
-fn is_manifest(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+fn own_paths() -> Vec<PathBuf> {
+    let functions = files::folder(Path::new("functions")).unwrap_or_default().into_iter();
+    let services = functions.map(|folder| folder.join("service.yaml")).filter(|service| service.exists());
+    services.chain(Some(PathBuf::from("eventing")).filter(|folder| folder.exists())).collect()
 }
 
 /// The functions as they are to be run.

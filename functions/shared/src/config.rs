@@ -61,11 +61,14 @@ impl Config {
     /// Reads keys through `env`; a key that it does not know is looked up in the configuration file.
     /// What is embedded by default lies in the folder `data`.
     pub fn read(env: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
-        let file = read_file(env("CONFIG_FILE").as_deref())?;
-        let get = |key: &str| env(key).or_else(|| file.get(key).cloned()).filter(|value| !value.is_empty());
+        Self::of(lookup(env)?, data)
+    }
+
+    /// The same of keys that `lookup` finds.
+    pub fn of(get: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
         let or = |key: &str, default: &str| get(key).unwrap_or_else(|| default.to_owned());
         let url = |key: &str, file: &str| match get(key) {
-            Some(url) => expand(key, &url, get),
+            Some(url) => expand(key, &url, &get),
             None => Ok(format!("sqlite:{}", data.join(file).display())),
         };
         Ok(Self {
@@ -87,6 +90,12 @@ impl Config {
             },
         })
     }
+}
+
+/// Finds keys: the environment wins over the file that it names. An empty value is none.
+pub fn lookup(env: impl Fn(&str) -> Option<String>) -> Result<impl Fn(&str) -> Option<String>, ConfigError> {
+    let file = read_file(env("CONFIG_FILE").as_deref())?;
+    Ok(move |key: &str| env(key).or_else(|| file.get(key).cloned()).filter(|value| !value.is_empty()))
 }
 
 /// Puts the value of a key in the place of each `$(KEY)` of a URL, encoded as a URL wants it, so that a URL can be read

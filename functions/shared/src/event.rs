@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
+    connector,
     error::{Error, Rejection},
     record::Record,
     user::User,
@@ -51,8 +52,10 @@ impl Received {
     }
 }
 
-/// Reads the event, or the batch of events, that a request carries.
+/// Reads the event, or the batch of events, that a request carries or stands for.
 pub fn from_http(headers: &HeaderMap, body: &Bytes) -> Result<Vec<Received>, Error> {
+    let translated = connector::cloud_event(headers, body);
+    let headers = translated.as_ref().unwrap_or(headers);
     let media_type = media_type(headers);
     let mut events = match media_type.as_str() {
         BATCHED => batched(body)?,

@@ -1,7 +1,9 @@
 //! What all functions speak: a user, an event, a record, an error, and the HTTP server around them.
 //! Knows no backend: neither Kafka nor SQL nor Cassandra.
 
+pub mod call;
 pub mod config;
+mod connector;
 pub mod error;
 pub mod event;
 pub mod group;

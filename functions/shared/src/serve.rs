@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use crate::{
+    call,
     config::{Config, ConfigError, DATA, EXIT_CONFIG},
     event, metrics,
     router::{Request, Response, Router, problem},
@@ -184,8 +185,8 @@ async fn speaks(stream: &TcpStream) -> bool {
 }
 
 async fn respond(router: Arc<Router>, request: hyper::Request<Incoming>) -> Response {
-    let observed = telemetry::observe(&request);
-    observed.run(answer(&router, request)).await
+    let (id, observed) = (call::id(request.headers()), telemetry::observe(&request));
+    call::answered(id, observed.run(answer(&router, request))).await
 }
 
 async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response {

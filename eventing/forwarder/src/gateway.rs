@@ -1,0 +1,134 @@
+//! An OpenFaaS gateway as the place where events are sent: `POST /function/NAME`, over connections that are kept.
+//! Knows no retry; whoever sends decides what a failure means.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use eventing::sink::{Sink, SinkError};
+use http::{HeaderMap, Request, Response, Uri, header::AUTHORIZATION, uri::Scheme};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use shared::{call::CALL_ID, error::Error};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::settings::Place;
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the gateway may take to say that it is there.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Gateways close idle connections after a minute or less; one that might be closed at this moment is not used.
+const IDLE: Duration = Duration::from_secs(5);
+/// What is read of an answer: a dead letter keeps less, and a function's answer to an event is not more.
+const ANSWER: usize = 64 * 1024;
+
+/// A gateway.
+pub struct Gateway {
+    place: Place,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Gateway {
+    /// Connects when first needed.
+    #[must_use]
+    pub fn new(place: Place) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let mut client = Client::builder(TokioExecutor::new());
+        client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
+        Self { place, client: client.build(connector) }
+    }
+
+    /// Whether the gateway answers at all.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let asked = async { self.exchange(Request::get(self.uri("/healthz")?).body(Bytes::new())?).await };
+        match timeout(READY_TIMEOUT, asked).await {
+            Ok(Ok(answer)) if !answer.status().is_server_error() => Ok(()),
+            Ok(Ok(answer)) => Err(Error::Unavailable(format!("the gateway answers {}", answer.status()))),
+            Ok(Err(error)) => {
+                Err(Error::Unavailable(format!("the gateway does not answer: {}", words(&error))))
+            }
+            Err(_) => Err(Error::Unavailable(format!("the gateway does not answer in {READY_TIMEOUT:?}"))),
+        }
+    }
+
+    async fn exchange(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, ExchangeError> {
+        if let Some(authorization) = &self.place.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        let (head, body) = self.client.request(request.map(Full::new)).await?.into_parts();
+        Ok(Response::from_parts(head, beginning(body).await?))
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, http::Error> {
+        let whole = format!("{}{path}", self.place.prefix);
+        Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.place.authority.clone())
+            .path_and_query(whole)
+            .build()
+    }
+}
+
+#[async_trait]
+impl Sink for Gateway {
+    async fn send(&self, function: &str, mut request: Request<Bytes>) -> Result<Response<Bytes>, SinkError> {
+        let sent = async {
+            *request.uri_mut() = self.uri(&format!("/function/{function}"))?;
+            if let Ok(id) = call_id(request.headers()).to_string().try_into() {
+                request.headers_mut().entry(CALL_ID).or_insert(id);
+            }
+            self.exchange(request).await
+        };
+        sent.await.map_err(|error| SinkError(words(&error)))
+    }
+}
+
+/// One id for all tries of an event, also those after a restart: it is made of what the event is known by.
+fn call_id(headers: &HeaderMap) -> Uuid {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, headers.get("ce-source"), headers.get("ce-id")).hash(&mut hasher);
+        hasher.finish()
+    };
+    let bytes = (u128::from(half(0)) << 64 | u128::from(half(1))).to_be_bytes();
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+async fn beginning(mut body: Incoming) -> Result<Bytes, hyper::Error> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data[..data.len().min(ANSWER - read.len())]);
+        }
+        if read.len() == ANSWER {
+            break;
+        }
+    }
+    Ok(read.freeze())
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum ExchangeError {
+    #[error("no connection")]
+    Connect(#[from] hyper_util::client::legacy::Error),
+    #[error("the answer broke off")]
+    Answer(#[from] hyper::Error),
+    #[error("no such URL")]
+    Url(#[from] http::Error),
+}
+
+fn words(error: &ExchangeError) -> String {
+    Error::unavailable(error).to_string()
+}

@@ -1,0 +1,136 @@
+//! Plays the arrows of `eventing/*.yaml` in front of OpenFaaS, whose Community Edition has no sources: reads the log,
+//! ticks the clock, and posts each event to its function's URL at the gateway, with retries and dead letters.
+//! Knows the gateway; not how functions run behind it.
+
+mod gateway;
+mod settings;
+
+use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
+
+use backend_log::Log;
+use clap::Parser;
+use eventing::{
+    arrows::{self, Arrows, Playing},
+    files::{self, FilesError},
+    manifest::ManifestError,
+    sink::Sink,
+};
+use http::{Method, StatusCode};
+use shared::{
+    config::{ConfigError, EXIT_CONFIG},
+    error::Error,
+    router::{Router, json},
+    serve, telemetry,
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::{gateway::Gateway, settings::Settings};
+
+/// Posts the log's events and the clock's ticks to functions behind an OpenFaaS gateway
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Manifests, or folders of them
+    #[arg(long, num_args = 1.., value_name = "PATH", default_values = IN_IMAGE)]
+    manifests: Vec<PathBuf>,
+}
+
+/// Where the image has the arrows, and the functions that they lead to.
+const IN_IMAGE: [&str; 2] = ["/etc/lambda-architecture/eventing", "/etc/lambda-architecture/functions"];
+
+/// Why the forwarder ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwarderError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A manifest is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A manifest is not there.
+    #[error("a manifest is missing")]
+    Files(#[from] FilesError),
+    /// The machine does not let it.
+    #[error("forwarder")]
+    Io(#[from] io::Error),
+}
+
+/// Runs until SIGTERM. Exits 64 with one line on standard error when the configuration is wrong.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread is enough: it waits for the log and the gateway, and backends have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done =
+        runtime.map_err(ForwarderError::from).and_then(|runtime| runtime.block_on(start(&cli.manifests)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", Error::unavailable(&error));
+            match error {
+                ForwarderError::Config(_) => ExitCode::from(EXIT_CONFIG),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn start(manifests: &[PathBuf]) -> Result<(), ForwarderError> {
+    let settings = Settings::read(|key| std::env::var(key).ok())?;
+    let telemetry = telemetry::start("forwarder", &settings.config, io::stdout)?;
+    let log = backend_log::open(&settings.config.log_url)?;
+    let listener = TcpListener::bind(("0.0.0.0", settings.config.port)).await?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone().drop_guard();
+    let terminated = serve::terminated()?;
+    tokio::spawn(async move {
+        terminated.await;
+        drop(stopping);
+    });
+    let gateway = Arc::new(Gateway::new(settings.gateway));
+    forward(&read(manifests)?, log, gateway, listener, stop).await;
+    telemetry.flush();
+    Ok(())
+}
+
+/// Reads the arrows of manifests and of folders of them.
+pub fn read(manifests: &[PathBuf]) -> Result<Arrows, ForwarderError> {
+    let texts = files::read(manifests)?;
+    Ok(Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?)
+}
+
+/// Plays the arrows until `stop` and answers probes; then lets what is under way end, and commits.
+pub async fn forward(
+    arrows: &Arrows,
+    log: Arc<dyn Log>,
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let (news, mut letters) = mpsc::unbounded_channel::<String>();
+    tokio::spawn(async move {
+        while let Some(letter) = letters.recv().await {
+            tracing::error!(letter, "an event needs somebody's care");
+        }
+    });
+    let sink: Arc<dyn Sink> = gateway.clone();
+    let playing = Arc::new(arrows::play(arrows, &log, &sink, news, &stop));
+    let probes = routes(log, gateway, playing.clone());
+    serve::serve(listener, probes, stop.cancelled_owned()).await;
+    playing.ended().await;
+}
+
+/// The probes, and `GET /arrows`: what each arrow did and how far behind it is.
+fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, playing: Arc<Playing>) -> Router {
+    let ready = move || {
+        let (log, gateway) = (log.clone(), gateway.clone());
+        async move {
+            log.ready().await.map_err(|e| Error::unavailable(&e))?;
+            gateway.ready().await
+        }
+    };
+    Router::new(ready).route(Method::GET, "/arrows", move |_| {
+        let playing = playing.clone();
+        async move { Ok(json(StatusCode::OK, &playing.status().await)) }
+    })
+}

@@ -1,0 +1,133 @@
+//! What the forwarder is told beyond what every function is told.
+
+use std::{fs, path::Path};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{
+    HeaderValue, Uri,
+    uri::{Authority, Scheme},
+};
+use shared::config::{self, Config, ConfigError, DATA};
+
+/// The configuration of a forwarder.
+pub struct Settings {
+    /// `PORT`, `LOG_URL` and so on.
+    pub config: Config,
+    /// Where functions are called.
+    pub gateway: Place,
+}
+
+/// A gateway and who calls it.
+#[derive(Clone)]
+pub struct Place {
+    /// Host and port.
+    pub(crate) authority: Authority,
+    /// What stands before `/function/NAME`; no `/` at its end.
+    pub(crate) prefix: String,
+    /// The value of `Authorization`, where there is a user.
+    pub(crate) authorization: Option<HeaderValue>,
+}
+
+impl Settings {
+    /// Reads keys through `env`, and from the file that it names. `GATEWAY_URL` must be there; `GATEWAY_USER` and
+    /// `GATEWAY_PASSWORD`, or the files that `GATEWAY_USER_FILE` and `GATEWAY_PASSWORD_FILE` name, may be.
+    pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = config::lookup(env)?;
+        Ok(Self { gateway: Place::read(&get)?, config: Config::of(get, Path::new(DATA))? })
+    }
+}
+
+impl Place {
+    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        const KEY: &str = "GATEWAY_URL";
+        let url = get(KEY).ok_or_else(|| {
+            ConfigError::new(KEY, "is missing; give the gateway's URL, like http://gateway.openfaas:8080")
+        })?;
+        let uri: Uri = url.parse().map_err(|e| ConfigError::new(KEY, format!("this is no URL: {e}")))?;
+        let authority = uri.authority().filter(|_| uri.scheme() == Some(&Scheme::HTTP)).ok_or_else(|| {
+            ConfigError::new(KEY, "only an http:// URL is understood, as of a gateway in the same cluster")
+        })?;
+        if authority.as_str().contains('@') {
+            return Err(ConfigError::new(KEY, "give the user as GATEWAY_USER and GATEWAY_PASSWORD instead"));
+        }
+        Ok(Self {
+            authority: authority.clone(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            authorization: authorization(get)?,
+        })
+    }
+}
+
+fn authorization(get: impl Fn(&str) -> Option<String>) -> Result<Option<HeaderValue>, ConfigError> {
+    match (secret(&get, "GATEWAY_USER")?, secret(&get, "GATEWAY_PASSWORD")?) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::new("GATEWAY_PASSWORD", "is missing beside GATEWAY_USER")),
+        (None, Some(_)) => Err(ConfigError::new("GATEWAY_USER", "is missing beside GATEWAY_PASSWORD")),
+        (Some(user), Some(password)) => {
+            let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+            let mut value = HeaderValue::try_from(basic).map_err(|e| ConfigError::new("GATEWAY_USER", e))?;
+            value.set_sensitive(true);
+            Ok(Some(value))
+        }
+    }
+}
+
+/// A key's value, or the first line of the file that its twin names.
+fn secret(get: impl Fn(&str) -> Option<String>, key: &str) -> Result<Option<String>, ConfigError> {
+    let twin = format!("{key}_FILE");
+    match (get(key), get(&twin)) {
+        (Some(value), _) => Ok(Some(value)),
+        (None, Some(file)) => {
+            let text =
+                fs::read_to_string(&file).map_err(|e| ConfigError::new(&twin, format!("{file}: {e}")))?;
+            Ok(text.lines().next().map(str::to_owned))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        Settings::read(|key| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn a_gateway_may_lie_behind_a_prefix() {
+        let gateway = read(&[("GATEWAY_URL", "http://host:8080/faas/")]).unwrap().gateway;
+        assert_eq!((gateway.authority.as_str(), gateway.prefix.as_str()), ("host:8080", "/faas"));
+        assert_eq!(gateway.authorization, None);
+    }
+
+    #[test]
+    fn the_gateways_user_may_stand_in_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("basic-auth-password");
+        std::fs::write(&file, "secret\n").unwrap();
+        let gateway = read(&[
+            ("GATEWAY_URL", "http://host"),
+            ("GATEWAY_USER", "admin"),
+            ("GATEWAY_PASSWORD_FILE", file.to_str().unwrap()),
+        ]);
+        assert_eq!(gateway.unwrap().gateway.authorization.unwrap(), "Basic YWRtaW46c2VjcmV0");
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let url = ("GATEWAY_URL", "http://host:8080");
+        for (pairs, key) in [
+            (&[] as &[_], "GATEWAY_URL"),
+            (&[("GATEWAY_URL", "gateway:8080")], "GATEWAY_URL"),
+            (&[("GATEWAY_URL", "https://gateway")], "GATEWAY_URL"),
+            (&[("GATEWAY_URL", "http://a:b@gateway")], "GATEWAY_URL"),
+            (&[url, ("GATEWAY_USER", "admin")], "GATEWAY_PASSWORD"),
+            (&[url, ("GATEWAY_PASSWORD", "secret")], "GATEWAY_USER"),
+            (&[url, ("GATEWAY_USER_FILE", "/does/not/exist")], "GATEWAY_USER_FILE"),
+            (&[url, ("PORT", "x")], "PORT"),
+        ] {
+            assert_eq!(read(pairs).err().unwrap().key, key, "{pairs:?}");
+        }
+    }
+}

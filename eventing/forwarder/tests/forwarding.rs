@@ -1,0 +1,282 @@
+//! The forwarder between an embedded log and a stand-in of the gateway, over real HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use backend_log::{Delivered, Log, Start};
+use bytes::Bytes;
+use forwarder::{Gateway, Settings, forward};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use shared::{event, router, serve::serve_with, user::User};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const SECONDS: &str = r#"
+apiVersion: sources.knative.dev/v1
+kind: PingSource
+metadata: {name: second-to-batch}
+spec:
+  schedule: "* * * * * *"
+  data: "{}"
+  sink: {ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: batch}}
+"#;
+
+/// What the stand-in was sent.
+#[derive(Clone)]
+struct Call {
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Call {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+}
+
+type Calls = Arc<Mutex<Vec<Call>>>;
+
+/// A gateway that answers an event's nth try as the test says, once it may.
+struct StandIn {
+    calls: Calls,
+    url: String,
+    gate: Arc<Semaphore>,
+    task: JoinHandle<()>,
+}
+
+impl StandIn {
+    async fn start(answer: impl Fn(&str, usize) -> StatusCode + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (calls, gate) = (Calls::default(), Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+        let (answer, seen, open) = (Arc::new(answer), calls.clone(), gate.clone());
+        let handler = move |_, request: Request<_>| {
+            let (answer, seen, open) = (answer.clone(), seen.clone(), open.clone());
+            async move {
+                let (head, body): (http::request::Parts, hyper::body::Incoming) = request.into_parts();
+                if head.method == http::Method::GET {
+                    return router::empty(StatusCode::OK);
+                }
+                let body = body.collect().await.unwrap().to_bytes();
+                let call = Call { path: head.uri.path().to_owned(), headers: head.headers, body };
+                let nth = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(call.clone());
+                    let same = |c: &&Call| c.path == call.path && c.header("ce-id") == call.header("ce-id");
+                    seen.iter().filter(same).count()
+                };
+                open.acquire().await.unwrap().forget();
+                router::problem(answer(&call.path, nth), "as the test says")
+            }
+        };
+        let task = tokio::spawn(serve_with(listener, handler, std::future::pending()));
+        Self { calls, url, gate, task }
+    }
+
+    /// What it was sent of a function's events.
+    fn calls(&self, function: &str) -> Vec<Call> {
+        let path = format!("/function/{function}");
+        self.calls.lock().unwrap().iter().filter(|call| call.path == path).cloned().collect()
+    }
+}
+
+/// A forwarder that runs, and its log.
+struct Forwarding {
+    log: Arc<dyn Log>,
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    data: TempDir,
+}
+
+impl Forwarding {
+    async fn start(gateway: &StandIn) -> Self {
+        Self::over(tempfile::tempdir().unwrap(), gateway).await
+    }
+
+    async fn over(data: TempDir, gateway: &StandIn) -> Self {
+        let file = data.path().join("log.db");
+        let url = format!("sqlite:{}", file.display());
+        let settings = Settings::read(|key| match key {
+            "LOG_URL" => Some(url.clone()),
+            "GATEWAY_URL" => Some(gateway.url.clone()),
+            "GATEWAY_USER" => Some("admin".to_owned()),
+            "GATEWAY_PASSWORD" => Some("secret".to_owned()),
+            _ => None,
+        });
+        let settings = settings.unwrap();
+        let seconds = data.path().join("second-to-batch.yaml");
+        std::fs::write(&seconds, SECONDS).unwrap();
+        let arrows = forwarder::read(&[manifests(), vec![seconds]].concat()).unwrap();
+        let log = backend_log::open(&settings.config.log_url).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let (kept, stopped) = (log.clone(), stop.clone());
+        let gateway = Arc::new(Gateway::new(settings.gateway));
+        let task = tokio::spawn(async move { forward(&arrows, kept, gateway, listener, stopped).await });
+        Self { log, address, stop, task, data }
+    }
+
+    async fn ingest(&self, name: &str) -> User {
+        let user = User { id: Uuid::new_v4(), name: name.to_owned() };
+        let record = event::to_record(&event::ingested(&user, &HeaderMap::new()).unwrap(), &user);
+        self.log.append("user", vec![record]).await.unwrap();
+        user
+    }
+
+    async fn dead_letters(&self) -> Vec<Delivered> {
+        let mut consumer = self.log.consume("user-dead-letter", None, Start::Earliest).await.unwrap();
+        consumer.poll_now(100).await.unwrap().records
+    }
+
+    async fn get(&self, path: &str) -> Response<Bytes> {
+        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let uri = format!("http://{}{path}", self.address).parse().unwrap();
+        let (head, body) = client.get(uri).await.unwrap().into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    async fn end(self) -> TempDir {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        self.data
+    }
+}
+
+/// The arrows and functions of this project.
+fn manifests() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let service = |name: &str| root.join("functions").join(name).join("service.yaml");
+    [root.join("eventing")].into_iter().chain(["count", "store", "batch"].map(service)).collect()
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "it never came about that {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn each_user_reaches_both_functions_as_a_cloud_event() {
+    let gateway = StandIn::start(|_, _| StatusCode::NO_CONTENT).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    let user = forwarding.ingest("Zoë").await;
+    for function in ["count", "store"] {
+        eventually("it was called", async || !gateway.calls(function).is_empty()).await;
+        let call = gateway.calls(function).remove(0);
+        assert_eq!(call.header("ce-type"), event::INGESTED);
+        assert_eq!(call.header("ce-partitionkey"), user.id.to_string());
+        assert_eq!(call.header("content-type"), "application/json");
+        assert_eq!(call.header("authorization"), "Basic YWRtaW46c2VjcmV0");
+        assert_eq!(User::from_json(&call.body).unwrap(), user);
+        assert!(call.header("x-call-id").parse::<Uuid>().is_ok());
+    }
+    forwarding.end().await;
+}
+
+#[tokio::test]
+async fn a_503_is_tried_again_under_the_same_call_id() {
+    let answer = |path: &str, nth| match (path, nth) {
+        ("/function/count", 1..=2) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::OK,
+    };
+    let gateway = StandIn::start(answer).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    forwarding.ingest("a").await;
+    forwarding.ingest("b").await;
+    eventually("both arrived", async || gateway.calls("count").len() == 6).await;
+    let mut ids: Vec<_> =
+        gateway.calls("count").iter().map(|call| call.header("x-call-id").to_owned()).collect();
+    ids.sort();
+    assert!(ids[0] == ids[2] && ids[3] == ids[5] && ids[0] != ids[3], "{ids:?}");
+    let status = || async {
+        let arrows: Vec<serde_json::Value> =
+            serde_json::from_slice(forwarding.get("/arrows").await.body()).unwrap();
+        arrows.into_iter().find(|arrow| arrow["function"] == "count").unwrap()
+    };
+    eventually("nothing is left", || async { status().await["lag"] == 0 }).await;
+    assert_eq!(
+        (status().await["retried"].clone(), status().await["delivered"].clone()),
+        (4.into(), 2.into())
+    );
+    assert!(forwarding.dead_letters().await.is_empty());
+    forwarding.end().await;
+}
+
+#[tokio::test]
+async fn a_400_ends_in_the_dead_letter_and_says_why() {
+    let answer = |path: &str, _| match path {
+        "/function/store" => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    };
+    let gateway = StandIn::start(answer).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    let user = forwarding.ingest("a").await;
+    eventually("there is a letter", async || !forwarding.dead_letters().await.is_empty()).await;
+    let letter = forwarding.dead_letters().await.remove(0).record;
+    assert_eq!(letter.header("ce_knativeerrorcode").unwrap(), "400");
+    assert!(letter.header("ce_knativeerrordest").unwrap().starts_with(b"http://store."));
+    assert_eq!(letter.value.unwrap(), user.to_json());
+    assert_eq!(gateway.calls("store").len(), 1);
+    forwarding.end().await;
+}
+
+#[tokio::test]
+async fn the_clock_ticks_batch() {
+    let gateway = StandIn::start(|_, _| StatusCode::OK).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    eventually("it ticked twice", async || gateway.calls("batch").len() >= 2).await;
+    let ticks = gateway.calls("batch");
+    assert_eq!(ticks[0].header("ce-type"), "dev.knative.sources.ping");
+    assert_ne!(ticks[0].header("x-call-id"), ticks[1].header("x-call-id"));
+    forwarding.end().await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_and_is_not_sent_again() {
+    let gateway = StandIn::start(|_, _| StatusCode::OK).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    gateway.gate.forget_permits(Semaphore::MAX_PERMITS);
+    forwarding.ingest("a").await;
+    for function in ["count", "store"] {
+        eventually("it was called", async || !gateway.calls(function).is_empty()).await;
+    }
+    forwarding.stop.cancel();
+    gateway.gate.add_permits(1_000_000);
+    let data = forwarding.end().await;
+    let again = Forwarding::over(data, &gateway).await;
+    again.ingest("b").await;
+    for function in ["count", "store"] {
+        eventually("the second came", async || gateway.calls(function).len() >= 2).await;
+    }
+    let data = again.end().await;
+    assert_eq!((gateway.calls("count").len(), gateway.calls("store").len()), (2, 2));
+    drop(data);
+}
+
+#[tokio::test]
+async fn it_is_ready_once_the_gateway_answers() {
+    let gateway = StandIn::start(|_, _| StatusCode::OK).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    assert_eq!(forwarding.get("/healthz").await.status(), StatusCode::OK);
+    assert_eq!(forwarding.get("/readyz").await.status(), StatusCode::OK);
+    gateway.task.abort();
+    let _ = gateway.task.await;
+    let missing = async || forwarding.get("/readyz").await.status() == StatusCode::SERVICE_UNAVAILABLE;
+    eventually("it says so", missing).await;
+    let answer = forwarding.get("/readyz").await;
+    assert!(String::from_utf8_lossy(answer.body()).contains("gateway"), "{answer:?}");
+    assert_eq!(forwarding.get("/healthz").await.status(), StatusCode::OK);
+    forwarding.end().await;
+}

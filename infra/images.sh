@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# images.sh build [NAME…]: an image of each function and of the forwarder, named $IMAGES/NAME:$TAG
+# images.sh test: what Knative and OpenFaaS ask of a container, asked of the images' files on this machine
+# With docker, podman or buildah images are built of infra/Dockerfile, for this machine or for PLATFORM (linux/arm64,
+# which needs emulation elsewhere); without them, or with ENGINE=archive, of binaries that cargo makes here, as OCI
+# archives in target/images. IMAGES is `lambda-architecture`, TAG `latest` unless set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+names="${IMAGES:-lambda-architecture}"
+tag="${TAG:-latest}"
+folder="$PWD/target/images"
+target="$(uname -m)-unknown-linux-musl"
+VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)"
+REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
+CREATED="$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)"
+export VERSION REVISION CREATED
+# Apart from other builds, so that they need not wait for each other.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target/musl}"
+
+usage() {
+  sed -n '2,3s/^# //p' "$0" >&2
+  exit 2
+}
+
+all() {
+  for service in functions/*/service.yaml; do basename "$(dirname "$service")"; done
+  echo forwarder
+}
+
+# The first engine that is there and works. One that cannot fetch the image to build with is of no use.
+engine() {
+  local base
+  base="docker.io/library/rust:$(sed -n 's/^ARG RUST=//p' infra/Dockerfile)-bookworm"
+  if docker info >/dev/null 2>&1; then
+    echo docker
+    return
+  fi
+  for engine in podman buildah; do
+    if command -v "$engine" >/dev/null; then
+      if "$engine" pull --quiet "$base" >/dev/null 2>&1; then
+        echo "$engine"
+        return
+      fi
+      echo "$engine is here, but cannot fetch $base" >&2
+    fi
+  done
+  echo archive
+}
+
+trees() {
+  infra/images/build.sh
+  mkdir -p "$folder/trees"
+  infra/images/trees.sh "$CARGO_TARGET_DIR/$target/image" "$folder/trees"
+}
+
+with_dockerfile() {
+  local engine="$1" name="$2" command=(build)
+  # shellcheck disable=SC2054 # a platform is one word, comma or not
+  [ "$engine" != docker ] || [ -z "${PLATFORM:-}" ] || command=(buildx build --load)
+  [ -z "${PLATFORM:-}" ] || command+=(--platform "$PLATFORM")
+  "$engine" "${command[@]}" --file infra/Dockerfile --tag "$names/$name:$tag" --build-arg "FUNCTION=$name" \
+    --build-arg "VERSION=$VERSION" --build-arg "REVISION=$REVISION" --build-arg "CREATED=$CREATED" .
+}
+
+megabytes() { awk -v bytes="$1" 'BEGIN { printf "%.1f MB", bytes / 1e6 }'; }
+
+size() {
+  case "$1" in
+    docker | podman) megabytes "$("$1" image inspect --format '{{.Size}}' "$names/$2:$tag")" ;;
+    buildah) buildah images --format '{{.Size}}' "$names/$2:$tag" ;;
+    archive)
+      printf '%s, packed %s in %s' "$(megabytes "$(du -sb --apparent-size "$folder/trees/$2" | cut -f1)")" \
+        "$(megabytes "$(stat -c %s "$folder/$2.tar")")" "target/images/$2.tar"
+      ;;
+  esac
+}
+
+build() {
+  local engine="${ENGINE:-}" wanted=("$@") known
+  known="$(all | paste -sd' ')"
+  [ -n "$engine" ] || engine="$(engine)"
+  [ $# -gt 0 ] || mapfile -t wanted < <(all)
+  echo "images by $engine"
+  [ "$engine" != archive ] || trees
+  for name in "${wanted[@]}"; do
+    [[ " $known " == *" $name "* ]] || { echo "there is no image $name; there are $known" >&2; exit 2; }
+    if [ "$engine" = archive ]; then
+      infra/images/archive.sh "$name" "$folder/trees/$name" "$folder/$name.tar"
+    else
+      with_dockerfile "$engine" "$name"
+    fi
+    printf '%-10s %s\n' "$name" "$(size "$engine" "$name")"
+  done
+  [ "$engine" != archive ] || hint
+}
+
+hint() {
+  local first="target/images/ingest.tar"
+  if command -v skopeo >/dev/null; then
+    echo "look into one: skopeo inspect --config oci-archive:$first"
+  else
+    echo "to look into one, or to copy it to a registry: apt-get install skopeo; skopeo inspect oci-archive:$first"
+  fi
+}
+
+check() {
+  local status=0
+  # A process of its own, since nothing here would end at its first failure.
+  ENGINE=archive infra/images.sh build || status=$?
+  if [ "$status" = 69 ]; then
+    echo "not run: the images' binaries cannot be built here"
+    return
+  fi
+  [ "$status" = 0 ] || exit "$status"
+  # Not in the folder of static binaries: the test itself runs on this machine as it is.
+  IMAGES="$folder/trees" CARGO_TARGET_DIR="$PWD/target" cargo test --locked --workspace --test container -- --nocapture
+}
+
+verb="${1:-build}"
+[ $# = 0 ] || shift
+case "$verb" in
+  build) build "$@" ;;
+  test) check ;;
+  *) usage ;;
+esac

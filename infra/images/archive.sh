@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# archive.sh NAME TREE OUT.tar: an OCI image of a tree, as an archive that docker, podman, skopeo and a registry take.
+# What the image is told (user, environment, entry point, labels) stands in the Dockerfile's last stage alone. The same
+# tree gives the same bytes. VERSION, REVISION and CREATED stand in the labels.
+set -euo pipefail
+name="$1" tree="$2" out="$3"
+here="$(cd "$(dirname "$0")" && pwd)"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+blobs="$work/image/blobs/sha256"
+mkdir -p "$blobs"
+
+# The values of an instruction of the last stage, a line each, with the arguments put in.
+instruction() {
+  sed -n '/^FROM scratch/,$p' "$here/../Dockerfile" | sed -n "s/^$1 //p" |
+    sed -e "s|\${FUNCTION}|$name|g" -e "s|\${VERSION}|$VERSION|g" -e "s|\${REVISION}|$REVISION|g" -e "s|\${CREATED}|$CREATED|g"
+}
+
+# Lines as the items of a JSON list or object.
+items() { paste -sd, -; }
+
+digest() { sha256sum "$1" | cut -d' ' -f1; }
+
+# Moves a file among the blobs, and describes it.
+blob() {
+  local file="$1" type="$2" digest size
+  digest="$(digest "$file")"
+  size="$(stat -c %s "$file")"
+  mv "$file" "$blobs/$digest"
+  printf '{"mediaType":"application/vnd.oci.image.%s","digest":"sha256:%s","size":%s' "$type" "$digest" "$size"
+}
+
+case "$(uname -m)" in
+  x86_64) architecture=amd64 ;;
+  aarch64) architecture=arm64 ;;
+  *) architecture="$(uname -m)" ;;
+esac
+
+tar --sort=name --mtime="$CREATED" --owner=0 --group=0 --numeric-owner --format=gnu -C "$tree" -cf "$work/layer" .
+content="$(digest "$work/layer")"
+gzip -9 --no-name "$work/layer"
+layer="$(blob "$work/layer.gz" layer.v1.tar+gzip)}"
+
+cat >"$work/config" <<CONFIG
+{"created":"$CREATED","architecture":"$architecture","os":"linux","config":{"User":"$(instruction USER)",
+"ExposedPorts":{$(instruction EXPOSE | sed 's|.*|"&/tcp":{}|' | items)},
+"Env":[$(instruction ENV | sed 's|.*|"&"|' | items)],
+"Entrypoint":$(instruction ENTRYPOINT),
+"Labels":{$(instruction LABEL | sed 's|^\([^=]*\)=|"\1":|' | items)}},
+"rootfs":{"type":"layers","diff_ids":["sha256:$content"]},
+"history":[{"created":"$CREATED","created_by":"infra/images/archive.sh"}]}
+CONFIG
+config="$(blob "$work/config" config.v1+json)}"
+
+printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s]}' \
+  "$config" "$layer" >"$work/manifest"
+manifest="$(blob "$work/manifest" manifest.v1+json)"
+annotations="\"annotations\":{\"org.opencontainers.image.ref.name\":\"$VERSION\"}"
+printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s,"platform":{"architecture":"%s","os":"linux"},%s}]}' \
+  "$manifest" "$architecture" "$annotations" >"$work/image/index.json"
+printf '{"imageLayoutVersion":"1.0.0"}' >"$work/image/oci-layout"
+tar --sort=name --mtime="$CREATED" --owner=0 --group=0 --numeric-owner --format=gnu -C "$work/image" -cf "$out" .

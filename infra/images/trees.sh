@@ -1,0 +1,29 @@
+#!/bin/sh
+# trees.sh BINARIES OUT: the files of each image, one folder an image named after it: the function, the authorities that
+# sign certificates, and `/tmp`. The forwarder's holds the arrows and the functions that they lead to as well.
+set -eu
+binaries="$1" out="$2"
+authorities=/etc/ssl/certs/ca-certificates.crt
+[ -f "$authorities" ] || { echo "$authorities is missing: apt-get install ca-certificates" >&2; exit 69; }
+
+tree() {
+  rm -rf "${out:?}/$1"
+  mkdir -p "$out/$1/etc/ssl/certs" "$out/$1/tmp"
+  chmod 1777 "$out/$1/tmp"
+  install -m 755 "$binaries/$1" "$out/$1/function"
+  install -m 644 "$authorities" "$out/$1/etc/ssl/certs/"
+}
+
+for service in functions/*/service.yaml; do
+  tree "$(basename "$(dirname "$service")")"
+done
+tree forwarder
+etc="$out/forwarder/etc/lambda-architecture"
+mkdir -p "$etc/eventing" "$etc/functions"
+for service in functions/*/service.yaml; do
+  install -m 644 "$service" "$etc/functions/$(basename "$(dirname "$service")").yaml"
+done
+for arrow in eventing/*.yaml; do
+  # Kustomize's own file there is no manifest.
+  [ "$(basename "$arrow")" = kustomization.yaml ] || install -m 644 "$arrow" "$etc/eventing/"
+done

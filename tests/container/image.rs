@@ -1,0 +1,210 @@
+//! A container without a container engine: the tree of an image as the root of a process in mounts of its own, with
+//! user, privileges, environment and standard input as Knative's runtime contract gives them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Response;
+use lambda_architecture::client::Client;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tempfile::{NamedTempFile, TempDir};
+use tokio::{
+    process::{Child, Command as Process},
+    time::sleep,
+};
+
+/// The images of functions.
+pub const FUNCTIONS: [&str; 5] = ["ingest", "count", "store", "batch", "analytics"];
+/// The image beside them.
+pub const FORWARDER: &str = "forwarder";
+/// User and group of the image.
+pub const USER: u32 = 65_532;
+
+/// What a container engine does, in the order in which it does it; the last line becomes the function itself.
+const ENGINE: &str = r#"
+set -e
+root="$1" tmp="$2" mode="$3"
+shift 3
+mount --bind "$root" "$root"
+mount --bind "$tmp" "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom; do
+  touch "$root/dev/$device"
+  mount --bind "/dev/$device" "$root/dev/$device"
+done
+mount --rbind /proc "$root/proc"
+mount -o "remount,bind,$mode" "$root"
+cd /
+exec env -i "$@" /usr/bin/setpriv --no-new-privs /usr/sbin/chroot --userspec=65532:65532 --groups= "$root" /function <&-
+"#;
+
+/// How long anything may take, on a machine that does much else.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The folder that holds the trees of all images, one a folder; says why where there is nothing to run.
+pub fn images() -> Option<PathBuf> {
+    let Some(folder) = std::env::var_os("IMAGES").map(PathBuf::from) else {
+        eprintln!(
+            "not run: IMAGES names no folder of images; `task test:images` makes one and runs this on it"
+        );
+        return None;
+    };
+    let probe = Command::new("unshare").args(["--mount", "true"]).status();
+    if !geteuid().is_root() || !probe.is_ok_and(|status| status.success()) {
+        eprintln!("not run: a process needs root here to get a root folder of its own");
+        return None;
+    }
+    Some(folder)
+}
+
+/// Whether what the image holds may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// As in a cluster.
+    ReadOnly,
+    /// It belongs to the function's user, so that it is seen whether anything is written.
+    Writable,
+}
+
+/// A container that runs.
+pub struct Container {
+    /// Where it listens.
+    pub address: SocketAddr,
+    child: Child,
+    root: TempDir,
+    tree: BTreeSet<PathBuf>,
+    output: NamedTempFile,
+}
+
+impl Container {
+    /// Starts an image with what Knative gives, and `env` beside it. `tmp` is its `/tmp`.
+    pub fn start(images: &Path, name: &str, root: Root, tmp: &Path, env: &[(&str, String)]) -> Self {
+        let copy = tree(&images.join(name), root);
+        let address = free_address();
+        let mut command = Process::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", ENGINE, "engine"]);
+        let mode = if root == Root::ReadOnly { "ro" } else { "rw" };
+        command.arg(copy.path()).arg(tmp).arg(mode).args(environment(name, address.port(), env));
+        let output = NamedTempFile::new().unwrap();
+        command.stdin(Stdio::null()).stdout(output.reopen().unwrap());
+        let child = command.kill_on_drop(true).spawn().unwrap();
+        let tree = files(copy.path());
+        Self { address, child, root: copy, tree, output }
+    }
+
+    /// Waits until it answers.
+    pub async fn answers(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while Client::new(self.address).get("/healthz").await.is_err() {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}", self.logs());
+            assert!(Instant::now() < deadline, "it never answered: {}", self.logs());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// `GET path`.
+    pub async fn get(&self, path: &str) -> Response<Bytes> {
+        Client::new(self.address).get(path).await.unwrap()
+    }
+
+    /// What it wrote to standard output.
+    pub fn logs(&self) -> String {
+        fs::read_to_string(self.output.path()).unwrap()
+    }
+
+    /// A file of the process in `/proc`.
+    pub fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id().unwrap())).unwrap()
+    }
+
+    /// A field of `/proc/PID/status`.
+    pub fn status(&self, field: &str) -> String {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Memory that it holds, kilobytes.
+    pub fn rss_kb(&self) -> u64 {
+        self.status("VmRSS").trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// How it ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(DEADLINE, self.child.wait()).await.expect("it never ended").unwrap()
+    }
+
+    /// What lies in its root that was not there before.
+    pub fn written(&self) -> Vec<PathBuf> {
+        files(self.root.path()).difference(&self.tree).cloned().collect()
+    }
+}
+
+/// Exactly what Knative Serving gives, and what is given beside it.
+pub fn environment(name: &str, port: u16, more: &[(&str, String)]) -> Vec<String> {
+    let knative = [
+        ("PORT", port.to_string()),
+        ("K_SERVICE", name.to_owned()),
+        ("K_REVISION", format!("{name}-00001")),
+        ("K_CONFIGURATION", name.to_owned()),
+    ];
+    // There is no forwarder without a gateway.
+    let gateway =
+        (name == FORWARDER && more.is_empty()).then(|| ("GATEWAY_URL", "http://127.0.0.1:9".to_owned()));
+    let all = knative.into_iter().chain(gateway).chain(more.iter().cloned());
+    all.map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+/// An address that nobody listens on.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A folder that everybody may write to.
+pub fn tmp() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    folder
+}
+
+/// A copy of an image's tree with the folders that an engine adds.
+fn tree(image: &Path, root: Root) -> TempDir {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let copy = tempfile::tempdir().unwrap();
+    let from = image.join(".");
+    assert!(Command::new("cp").arg("-a").arg(&from).arg(copy.path()).status().unwrap().success());
+    for folder in ["dev", "proc", "tmp"] {
+        fs::create_dir_all(copy.path().join(folder)).unwrap();
+    }
+    fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    if root == Root::Writable {
+        chown(copy.path(), Some(USER), Some(USER)).unwrap();
+    }
+    copy
+}
+
+fn files(folder: &Path) -> BTreeSet<PathBuf> {
+    let mut all = BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        }
+        all.insert(path);
+    }
+    all
+}
