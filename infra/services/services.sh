@@ -28,10 +28,15 @@ on() (
 alive() { [ -f "$folder/pid" ] && kill -0 "$(cat "$folder/pid")" 2>/dev/null; }
 
 start() {
-  if alive; then
-    echo "$name runs already"
-    return
-  fi
+  # One that was killed a moment ago may still look alive, but is not ready.
+  for _ in $(seq 1 100); do
+    alive || break
+    if ready >/dev/null 2>&1; then
+      echo "$name runs already"
+      return
+    fi
+    sleep 0.1
+  done
   install
   configure
   setsid nohup "${program[@]}" >>"$folder/log" 2>&1 </dev/null &

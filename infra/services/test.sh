@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# test.sh [bench] [ARGUMENTS]: what needs the real services, against services of its own that end with it.
-# Without `bench`: the contract suites of all backends, and the system tests (ARGUMENTS choose some of those).
+# test.sh [bench|outages] [ARGUMENTS]: what needs the real services, against services of its own that end with it.
+# Without a word: the contract suites of all backends, and the system tests (ARGUMENTS choose some of those).
+# `outages` kills, stops and restarts the services themselves while the system works.
 # Services start on free ports in a folder of their own, so that two of these may run at once.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -31,10 +32,13 @@ if [ "${1:-}" = bench ]; then
   cargo bench --locked --bench figures -- services "$@"
   exit
 fi
+if [ "${1:-}" = outages ]; then
+  cargo test --release --locked --test system -- --test-threads=1 outages
+  exit
+fi
 if [ $# = 0 ]; then
-  cargo test --workspace --locked --features backend-log/services,backend-master/services,backend-views/services --test contract
+  features=backend-log/services,backend-master/services,backend-views/services
+  cargo test --workspace --locked --features "$features" --test contract --test paused
   set -- walkthrough bad_input repair foreign violence
 fi
 cargo test --release --locked --test system -- "$@"
-# Last and alone: these kill, stop and restart the services themselves.
-cargo test --release --locked --test system -- --test-threads=1 outages

@@ -99,8 +99,23 @@ impl Inner {
         let mut slot = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
             Some(producer) if !producer.is_dead() => Ok(producer.clone()),
-            _ => Ok(slot.insert(Arc::new(Producer::open(&self.url)?)).clone()),
+            _ => {
+                let producer = slot.insert(Arc::new(Producer::open(&self.url)?)).clone();
+                self.introduce(producer.clone());
+                Ok(producer)
+            }
         }
+    }
+
+    /// An idempotent producer asks for its id whenever it hears of the cluster, and else twice a second. The first time
+    /// it hears, its connection is not up yet: asking for more lets it write half a second earlier.
+    fn introduce(&self, producer: Arc<Producer>) {
+        let (brokers, topic) = (self.url.brokers.clone(), self.url.topic.clone());
+        tokio::task::spawn_blocking(move || {
+            for _ in 0..2 {
+                let _ = partitions(producer.client(), &brokers, &topic, READY);
+            }
+        });
     }
 
     /// Creates a topic with the broker's own numbers of partitions and replicas, and waits until it can be read.

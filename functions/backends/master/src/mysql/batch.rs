@@ -8,7 +8,7 @@ use shared::{
 use sqlx::{Connection, MySqlConnection, MySqlPool, QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::uuid;
+use super::{padded, uuid};
 use crate::Tick;
 
 /// Most users that one transaction takes in, which bounds its memory.
@@ -61,7 +61,7 @@ async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64,
     for some in pending.chunks(PAGE as usize) {
         let mut delete = QueryBuilder::new("DELETE FROM batch_pending WHERE seq IN (");
         list(&mut delete, some);
-        delete.build().persistent(false).execute(&mut *transaction).await?;
+        delete.build().execute(&mut *transaction).await?;
     }
     let update = "UPDATE batch SET users = ?, longest_seq = ? WHERE only_row = 1";
     sqlx::query(update).bind(users).bind(longest).execute(&mut *transaction).await?;
@@ -71,7 +71,7 @@ async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64,
 
 fn list(query: &mut QueryBuilder<sqlx::MySql>, numbers: &[i64]) {
     let mut separated = query.separated(", ");
-    for number in numbers {
+    for number in padded(numbers) {
         separated.push_bind(*number);
     }
     query.push(")");
@@ -90,7 +90,7 @@ async fn longer(
     let mut query = QueryBuilder::new("SELECT seq FROM users WHERE seq IN (");
     list(&mut query, &candidates);
     query.push(" ORDER BY CHAR_LENGTH(name) DESC, seq LIMIT 1");
-    query.build_query_scalar().persistent(false).fetch_optional(connection).await
+    query.build_query_scalar().fetch_optional(connection).await
 }
 
 /// Adds new users to their minutes and to all later ones; answers how many they are.
@@ -102,7 +102,7 @@ async fn take_in(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, s
         QueryBuilder::new("SELECT stored_at DIV 60000, MAX(stored_at), COUNT(*) FROM users WHERE seq IN (");
     list(&mut query, new);
     query.push(" GROUP BY 1 ORDER BY 1");
-    let minutes: Vec<Minute> = query.build_query_as().persistent(false).fetch_all(&mut *connection).await?;
+    let minutes: Vec<Minute> = query.build_query_as().fetch_all(&mut *connection).await?;
     for (minute, newest, came) in &minutes {
         let later = "UPDATE batch_minutes SET user_count = user_count + ? WHERE minute > ?";
         sqlx::query(later).bind(came).bind(minute).execute(&mut *connection).await?;
@@ -135,7 +135,7 @@ async fn recompute(connection: &mut MySqlConnection) -> Result<(i64, Option<i64>
             users += came;
             row.push_bind(minute).push_bind(newest / 1_000).push_bind(users);
         });
-        insert.build().persistent(false).execute(&mut *connection).await?;
+        insert.build().execute(&mut *connection).await?;
     }
     let rank = minutes.iter().map(|(_, _, _, rank)| rank).max();
     Ok((users, rank.map(|rank| (1 << 54) - rank.rem_euclid(1 << 54))))
