@@ -26,7 +26,7 @@ install() {
   fetch_jars
   # It measures objects through an agent.
   local agent
-  agent="$(ls "$folder"/lib/jamm-*.jar)"
+  agent="$(ls "$jars"/jamm-*.jar)"
   program+=("-javaagent:$agent" -cp "$jars/*" org.apache.cassandra.service.CassandraDaemon)
 }
 
