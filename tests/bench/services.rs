@@ -29,7 +29,7 @@ use crate::{
     median,
     place::{Place, Services},
     server::{LENGTH, Server, rss_mb},
-    system,
+    storage, system,
 };
 
 /// Events that go through each arrow.
@@ -265,14 +265,7 @@ async fn analytics() -> Figure {
         rates.push(rate(server.address, load::Request::Analytics, 8, 200, LENGTH).await);
         rss = server.rss_mb().max(rss);
     }
-    let ratio = rates[0] / rates[1];
-    figure(
-        "`GET /analytics` at 100,000 rows in Cassandra, 1,000 of them answered",
-        format!("{:.0}/s, {ratio:.2}×, RSS {rss:.0} MB", rates[0]),
-        format!("{:.0}/s at 1,000 rows", rates[1]),
-        "≥ 0.7×, ≤ 64 MB",
-        ratio >= 0.7 && rss <= 64.0,
-    )
+    storage::history_figure("100,000 rows in Cassandra", "1,000 rows", &rates, rss)
 }
 
 /// A history of so many points, one a second until now.

@@ -79,11 +79,7 @@ impl SqliteConsumer {
             let next_seq: Option<i64> =
                 sqlx::query_scalar(progress).bind(group).bind(&self.topic).fetch_optional(readers).await?;
             if let Some(next_seq) = next_seq {
-                let committed =
-                    "SELECT partition, next_offset FROM committed WHERE consumer_group = ? AND topic = ?";
-                let rows: Vec<(i32, i64)> =
-                    sqlx::query_as(committed).bind(group).bind(&self.topic).fetch_all(readers).await?;
-                (self.next_seq, self.finished) = (next_seq, rows.into_iter().collect());
+                (self.next_seq, self.finished) = (next_seq, self.offsets(group).await?);
                 return Ok(());
             }
         }

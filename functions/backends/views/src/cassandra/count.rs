@@ -29,7 +29,7 @@ const FIRST: &[u8] = &[0];
 const BATCH: usize = 100;
 /// Shards of a call that are worked on at once.
 const AT_ONCE: usize = 32;
-/// How long a shard is tried when others are quicker.
+/// How long something is tried when others are quicker.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Counts those of the ids that were not counted before.
@@ -67,20 +67,42 @@ fn shard(id: Uuid, shards: usize) -> usize {
 
 async fn until_counted(open: &Open, shard: usize, ids: Vec<Uuid>) -> Result<(), CassandraError> {
     let _turn = open.turns[shard].lock().await;
-    let deadline = Instant::now() + PATIENCE;
-    let mut tries = 0;
-    loop {
-        let late = Instant::now() > deadline;
-        match try_once(open, i32::try_from(shard)?, &ids).await {
-            Ok(true) => return Ok(()),
-            Ok(false) if late => return Err(CassandraError::Contended),
+    let shard = i32::try_from(shard)?;
+    let mut tries = Tries::new();
+    while !tries.won(try_once(open, shard, &ids).await).await? {}
+    Ok(())
+}
+
+/// Tries at something that others do as well.
+pub(super) struct Tries {
+    deadline: Instant,
+    count: u32,
+    /// Whether the try under way began after the deadline, and so is the last one.
+    late: bool,
+}
+
+impl Tries {
+    pub(super) fn new() -> Self {
+        Self { deadline: Instant::now() + PATIENCE, count: 0, late: false }
+    }
+
+    /// Whether the last try was the one (true); otherwise waits for the next. What failed in passing may have been done
+    /// or not, or be done later: looking again tells, and the condition guards the rest.
+    pub(super) async fn won(
+        &mut self,
+        outcome: Result<bool, CassandraError>,
+    ) -> Result<bool, CassandraError> {
+        match outcome {
+            Ok(true) => return Ok(true),
+            Ok(false) if self.late => return Err(CassandraError::Contended),
             Ok(false) => {}
-            // It may have been done or not, or be done later. Looking again tells, and the condition guards the rest.
-            Err(error) if error.is_passing() && !late => {}
+            Err(error) if error.is_passing() && !self.late => {}
             Err(error) => return Err(error),
         }
-        tries += 1;
-        pause(tries).await;
+        self.count += 1;
+        pause(self.count).await;
+        self.late = Instant::now() > self.deadline;
+        Ok(false)
     }
 }
 
@@ -108,7 +130,7 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
 }
 
 /// Waits longer the more often others were quicker, and each process otherwise.
-pub(super) async fn pause(tries: u32) {
+async fn pause(tries: u32) {
     let most = 2_u64 << tries.min(7);
     let random = Uuid::new_v4().as_u64_pair().0;
     tokio::time::sleep(Duration::from_millis(random % most)).await;

@@ -2,14 +2,14 @@
 //! The points of a day stand in one partition that knows its newest one, and a point is written only on the condition
 //! that the newest is the one that was read; so both time and count grow whatever others write.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use scylla::value::CqlValue;
 
 use super::{
     CassandraError,
     answer::{Outcome, Rows},
-    count::{pause, total},
+    count::{Tries, total},
     session::Open,
 };
 
@@ -19,8 +19,6 @@ pub(super) const DAY: i64 = 24 * 60 * 60;
 const SLACK: i64 = 60 * 60;
 /// The longest that Cassandra lets a row live, seconds.
 const LONGEST: i64 = 20 * 365 * DAY;
-/// How long writing is tried when others are quicker.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long points are kept, seconds.
 #[derive(Clone, Copy)]
@@ -63,20 +61,9 @@ pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), Cas
     // One call of a process at a time: who waits here finds that a point for all was written.
     let mut known = open.day.lock().await;
     let total = total(open).await?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut tries = 0;
-    loop {
-        let late = Instant::now() > deadline;
-        match try_once(open, retention, total, &mut known).await {
-            Ok(true) => return Ok(()),
-            Ok(false) if late => return Err(CassandraError::Contended),
-            Ok(false) => {}
-            Err(error) if error.is_passing() && !late => {}
-            Err(error) => return Err(error),
-        }
-        tries += 1;
-        pause(tries).await;
-    }
+    let mut tries = Tries::new();
+    while !tries.won(try_once(open, retention, total, &mut known).await).await? {}
+    Ok(())
 }
 
 async fn try_once(
