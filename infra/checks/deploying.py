@@ -28,9 +28,13 @@ class Cluster(unittest.TestCase):
 
     def deploy(self, *words, **environment):
         path = f"{HERE / 'fake'}:{os.environ['PATH']}"
-        env = {**os.environ, "PATH": path, "FAKE": str(self.fake), "REAL_KUBECTL": REAL, "TIMEOUT": "20", "TMPDIR": "/tmp",
-               "HOME": str(self.fake), **environment}
+        env = {**self.own(), "PATH": path, "FAKE": str(self.fake), "REAL_KUBECTL": REAL, "TIMEOUT": "20", "TMPDIR": "/tmp",
+               **environment}
         return subprocess.run([DEPLOY, *words], env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    def own(self):
+        """Where faas-cli keeps a login, which without the last is the folder it runs in where CI is set."""
+        return {**os.environ, "HOME": str(self.fake), "OPENFAAS_CONFIG": str(self.fake / ".openfaas")}
 
     def without(self, *names, file="missing"):
         (self.fake / file).write_text("\n".join(names))
@@ -192,7 +196,7 @@ class OpenFaas(Cluster):
 
     def login(self, password):
         subprocess.run(["faas-cli", "login", "-g", self.url, "--password", password],
-                       env={**os.environ, "HOME": str(self.fake)}, capture_output=True, check=False)
+                       env=self.own(), capture_output=True, check=False)
 
     def up(self, **environment):
         return self.deploy("openfaas", "up", OPENFAAS_URL=self.url, **environment)
