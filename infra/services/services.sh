@@ -25,22 +25,16 @@ on() (
   "$2"
 )
 
-alive() { [ -f "$folder/pid" ] && kill -0 "$(cat "$folder/pid")" 2>/dev/null; }
+# A zombie that nobody waits for lives no more.
+alive() { [ -f "$folder/pid" ] && [[ "$(ps -o stat= -p "$(cat "$folder/pid")")" == [!Z]* ]]; }
 
 start() {
-  # One that was killed a moment ago may still look alive, but is not ready.
-  for _ in $(seq 1 100); do
-    alive || break
-    if ready >/dev/null 2>&1; then
-      echo "$name runs already"
-      return
-    fi
-    sleep 0.1
-  done
-  install
-  configure
-  setsid nohup "${program[@]}" >>"$folder/log" 2>&1 </dev/null &
-  echo $! >"$folder/pid"
+  if ! alive; then
+    install
+    configure
+    setsid nohup "${program[@]}" >>"$folder/log" 2>&1 </dev/null &
+    echo $! >"$folder/pid"
+  fi
   for _ in $(seq 1 900); do
     if ready >/dev/null 2>&1; then
       echo "$name is ready at $address (process $(cat "$folder/pid"))"
@@ -60,7 +54,7 @@ stop() {
     pid="$(cat "$folder/pid")"
     kill "$pid"
     for _ in $(seq 1 200); do
-      kill -0 "$pid" 2>/dev/null || break
+      alive || break
       sleep 0.1
     done
     kill -KILL "$pid" 2>/dev/null || true

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh [bench|outages] [ARGUMENTS]: what needs the real services, against services of its own that end with it.
-# Without a word: the contract suites of all backends, and the system tests (ARGUMENTS choose some of those).
-# `outages` kills, stops and restarts the services themselves while the system works.
+# Without a word: the contract suites of all backends, the system tests (ARGUMENTS choose some of those), and `outages`,
+# which kills, stops and restarts the services themselves while the system works.
 # Services start on free ports in a folder of their own, so that two of these may run at once.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -32,13 +32,15 @@ if [ "${1:-}" = bench ]; then
   cargo bench --locked --bench figures -- services "$@"
   exit
 fi
+# Each alone, since nothing else works meanwhile.
+outages() { cargo test --release --locked --test system -- --test-threads=1 --nocapture outages; }
 if [ "${1:-}" = outages ]; then
-  cargo test --release --locked --test system -- --test-threads=1 outages
-  exit
-fi
-if [ $# = 0 ]; then
+  outages
+elif [ $# = 0 ]; then
   features=backend-log/services,backend-master/services,backend-views/services
   cargo test --workspace --locked --features "$features" --test contract --test paused
-  set -- walkthrough bad_input repair foreign violence
+  cargo test --release --locked --test system -- walkthrough bad_input repair foreign violence
+  outages
+else
+  cargo test --release --locked --test system -- "$@"
 fi
-cargo test --release --locked --test system -- "$@"
