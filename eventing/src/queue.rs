@@ -12,6 +12,7 @@ pub(crate) struct Queue {
     /// Most records under way at once.
     limit: usize,
     under_way: usize,
+    /// Bytes that wait.
     waiting: usize,
     /// By partition where those wait for each other; all in one place otherwise.
     lanes: BTreeMap<i32, VecDeque<Delivered>>,
@@ -33,14 +34,15 @@ impl Queue {
         }
     }
 
+    /// Bytes of the records that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
     pub(crate) fn push(&mut self, delivered: Delivered) {
         let lane = self.lane(delivered.partition);
+        self.waiting += size(&delivered);
         self.lanes.entry(lane).or_default().push_back(delivered);
-        self.waiting += 1;
         if !self.busy.contains(&lane) {
             self.free.insert(lane);
         }
@@ -60,7 +62,7 @@ impl Queue {
         } else if records.is_empty() {
             self.free.remove(&lane);
         }
-        self.waiting -= 1;
+        self.waiting -= size(&record);
         self.under_way += 1;
         Some(record)
     }
@@ -81,9 +83,13 @@ impl Queue {
     pub(crate) fn forget(&mut self, partition: i32) {
         let lane = self.lane(partition);
         if let Some(records) = self.lanes.get_mut(&lane) {
-            let before = records.len();
-            records.retain(|delivered| delivered.partition != partition);
-            self.waiting -= before - records.len();
+            records.retain(|delivered| {
+                let stays = delivered.partition != partition;
+                if !stays {
+                    self.waiting -= size(delivered);
+                }
+                stays
+            });
             if records.is_empty() {
                 self.free.remove(&lane);
             }
@@ -96,6 +102,10 @@ impl Queue {
             Ordering::Unordered => 0,
         }
     }
+}
+
+fn size(delivered: &Delivered) -> usize {
+    size_of::<Delivered>() + delivered.record.size()
 }
 
 #[cfg(test)]
@@ -121,7 +131,7 @@ mod tests {
         }
         assert_eq!(place(queue.next()), Some((0, 0)));
         assert_eq!(place(queue.next()), Some((1, 0)));
-        assert_eq!((place(queue.next()), queue.waiting()), (None, 2));
+        assert_eq!((place(queue.next()), queue.waiting()), (None, 2 * size(&at(0, 0))));
         queue.finished(1);
         assert_eq!(place(queue.next()), Some((1, 1)));
         queue.forget(0);

@@ -33,8 +33,9 @@ use crate::{
 const PER_CONSUMER: usize = 50;
 /// Most events of an ordered source under way at once; its partitions limit it first.
 const ORDERED: usize = 1_000;
-/// Records read ahead.
-const AHEAD: usize = 2_000;
+/// Bytes of records read ahead. A log gives out many records of a partition before it comes to the next one, and an
+/// ordered source needs some of each to have many under way.
+const AHEAD: usize = 16 * 1024 * 1024;
 /// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 /// How long what is under way may take when the source is stopped.

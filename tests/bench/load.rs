@@ -71,24 +71,54 @@ async fn client(
     answered: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 ) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let expected = format!("HTTP/1.1 {status}");
-    let mut buffer = Vec::new();
+    let mut connection = Connection::open(address).await;
     for turn in 0.. {
         if stop.load(Relaxed) {
             return;
         }
-        stream.write_all(&request.bytes(n * 7_919 + turn)).await.unwrap();
-        buffer.clear();
-        loop {
-            assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "the server hung up");
-            if whole(&buffer) {
-                break;
-            }
-        }
-        assert!(buffer.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&buffer));
+        connection.exchange(&request.bytes(n * 7_919 + turn), status).await;
         answered.fetch_add(1, Relaxed);
+    }
+}
+
+/// Milliseconds that each request takes on one connection, one after the other over `length`.
+pub async fn times(address: SocketAddr, request: Request, status: u16, length: Duration) -> Vec<f64> {
+    let (mut connection, mut times) = (Connection::open(address).await, Vec::new());
+    let begun = Instant::now();
+    for n in 0.. {
+        if begun.elapsed() > length {
+            break;
+        }
+        let bytes = request.bytes(n);
+        let started = Instant::now();
+        connection.exchange(&bytes, status).await;
+        times.push(started.elapsed().as_secs_f64() * 1_000.0);
+    }
+    times
+}
+
+/// A kept connection.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// Sends a request and reads its answer, which must have this status.
+    async fn exchange(&mut self, request: &[u8], status: u16) {
+        self.stream.write_all(request).await.unwrap();
+        self.buffer.clear();
+        while !whole(&self.buffer) {
+            assert!(self.stream.read_buf(&mut self.buffer).await.unwrap() > 0, "the server hung up");
+        }
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(self.buffer.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&self.buffer));
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, time::Duration};
 
+use bytes::Bytes;
+use shared::record::Record;
+
 use crate::harness::{Function, Shared, event, eventually, play, source, status, value};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
@@ -10,6 +13,16 @@ fn filled(events: usize) -> Shared {
     let log = Shared::default();
     for n in 0..events {
         log.0.put("user", event(&n.to_string(), KEYS[n % 4]));
+    }
+    log
+}
+
+/// Events of 8 KiB, which share their memory.
+fn filled_with_large(events: usize) -> Shared {
+    let (log, value) = (Shared::default(), Bytes::from(vec![b' '; 8 * 1024]));
+    for n in 0..events {
+        let record = event(&n.to_string(), KEYS[n % 4]);
+        log.0.put("user", Record { value: Some(value.clone()), ..record });
     }
     log
 }
@@ -27,6 +40,19 @@ async fn an_ordered_source_keeps_one_of_each_partition_under_way() {
         let ids: Vec<usize> = of_key.map(|(_, r)| value(r, "ce-id").parse().unwrap()).collect();
         assert!(ids.is_sorted() && ids.len() == 10, "{ids:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_source_works_on_all_partitions_of_a_backlog_that_comes_one_after_the_other() {
+    let (log, store) = (Shared::default(), Function::new(Duration::from_millis(10), |_| status(200)));
+    for key in KEYS {
+        (0..3_000).for_each(|n| log.0.put("user", event(&n.to_string(), key)));
+    }
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("one of each is under way", || store.most.load(SeqCst) == KEYS.len()).await;
+    let first = store.heard("ce-partitionkey").iter().filter(|key| *key == KEYS[0]).count();
+    assert!(first < 1_000, "the first partition had {first} before the last one's turn came");
+    played.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +137,8 @@ async fn nothing_is_committed_before_its_dead_letter_is_written() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_backlog_is_not_read_into_memory() {
-    let (log, count) = (filled(10_000), Function::new(Duration::from_secs(3_600), |_| status(200)));
+    let (log, count) =
+        (filled_with_large(10_000), Function::new(Duration::from_secs(3_600), |_| status(200)));
     let played = play(source("log-to-count"), &log, &count);
     eventually("as many as may be are under way", || count.most.load(SeqCst) == 200).await;
     tokio::time::advance(Duration::from_secs(4)).await;
@@ -150,7 +177,8 @@ async fn what_is_finished_of_a_partition_that_others_want_is_committed_and_no_mo
 
 #[tokio::test(start_paused = true)]
 async fn a_source_whose_function_is_stuck_goes_on_serving_its_group() {
-    let (log, count) = (filled(10_000), Function::new(Duration::from_secs(36_000), |_| status(200)));
+    let (log, count) =
+        (filled_with_large(10_000), Function::new(Duration::from_secs(36_000), |_| status(200)));
     let played = play(source("log-to-count"), &log, &count);
     eventually("it takes no more", || log.0.rests.load(SeqCst) > 0).await;
     let given = log.0.given.load(SeqCst);

@@ -19,4 +19,13 @@ impl Record {
     pub fn header(&self, name: &str) -> Option<&Bytes> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
     }
+
+    /// Bytes of its key, headers and value, and of the memory that lists the headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let header =
+            |(name, value): &(String, Bytes)| size_of::<(String, Bytes)>() + name.len() + value.len();
+        let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
+        bytes(&self.key) + bytes(&self.value) + self.headers.iter().map(header).sum::<usize>()
+    }
 }

@@ -46,11 +46,12 @@ const FIXED: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "cooperative-sticky"),
     ("allow.auto.create.topics", "false"),
 ];
-/// Others take over within seconds, and little is read ahead: what waits here is what comes twice.
+/// Others take over within seconds. Little is fetched ahead, and of each partition a little before the next one's turn.
 const DEFAULTS: &[(&str, &str)] = &[
     ("session.timeout.ms", "10000"),
     ("heartbeat.interval.ms", "1000"),
-    ("queued.max.messages.kbytes", "16384"),
+    ("queued.max.messages.kbytes", "4096"),
+    ("max.partition.fetch.bytes", "16384"),
 ];
 /// The group of those who read alone. They never join it, but librdkafka wants a name.
 const ALONE: &str = "lambda-architecture-reader";

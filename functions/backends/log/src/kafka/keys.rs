@@ -88,5 +88,8 @@ pub(super) const COMMON: &[(&str, &str)] = &[
 ];
 
 /// Two names of one key: a default for one must not contend with the other.
-pub(super) const ALIASES: &[(&str, &str)] =
-    &[("linger.ms", "queue.buffering.max.ms"), ("message.timeout.ms", "delivery.timeout.ms")];
+pub(super) const ALIASES: &[(&str, &str)] = &[
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+];
