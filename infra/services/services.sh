@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# services.sh up|down|status|wipe [kafka] [cassandra] [mariadb]: the three services of one checkout, on this machine alone.
+# services.sh up|down|status|wipe|install [kafka] [cassandra] [mariadb]: the services of one checkout, on this machine.
 # With Docker they are those of infra/compose.yaml; without it (or with SERVICES=bare) processes of Debian's and Maven's
-# packages, whose data lies in $SERVICES_DIR (.services). `down` keeps the data, `wipe` does not.
+# packages, whose data lies in $SERVICES_DIR (.services). `down` keeps the data, `wipe` does not;
+# `install` only fetches what `up` starts.
 # Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each file beside this says what one service needs.
 # Jars are fetched once into $SERVICES_JARS ($SERVICES_DIR/jars).
+# shellcheck disable=SC2030,SC2031,SC2154 # a service's variables come from its file, and live in its subshell
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 export KAFKA_PORT="${KAFKA_PORT:-9092}" CASSANDRA_PORT="${CASSANDRA_PORT:-9042}" MYSQL_PORT="${MYSQL_PORT:-3307}"
@@ -102,7 +104,7 @@ for service in "${services[@]}"; do
   [ -f "$here/$service.sh" ] && [ "$service" != services ] || usage
 done
 case "$verb" in
-  up | down | status | wipe) ;;
+  up | down | status | wipe | install) ;;
   *) usage ;;
 esac
 if with_docker; then
@@ -111,10 +113,11 @@ if with_docker; then
     down) compose stop ;;
     status) compose ps ;;
     wipe) compose down --volumes ;;
+    install) compose pull ;;
   esac
   exit
 fi
-declare -A verbs=([up]=start [down]=stop [status]=status [wipe]=wipe)
+declare -A verbs=([up]=start [down]=stop [status]=status [wipe]=wipe [install]=install)
 for service in "${services[@]}"; do
   on "$service" "${verbs[$verb]}"
 done
