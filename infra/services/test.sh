@@ -18,7 +18,7 @@ free() {
 }
 base="$(free)"
 export SERVICES=bare SERVICES_DIR="$PWD/target/services/$$" SERVICES_JARS="$PWD/target/services/jars"
-export KAFKA_PORT="$base" CASSANDRA_PORT="$((base + 10))" MYSQL_PORT="$((base + 20))"
+export KAFKA_SECURED=1 KAFKA_PORT="$base" CASSANDRA_PORT="$((base + 10))" MYSQL_PORT="$((base + 20))"
 services="$PWD/infra/services/services.sh"
 trap '"$services" wipe; rm -rf "$SERVICES_DIR"' EXIT
 "$services" up
@@ -26,6 +26,7 @@ export KAFKA_BROKER="127.0.0.1:$KAFKA_PORT" CASSANDRA_NODE="127.0.0.1:$CASSANDRA
 export MYSQL_SERVER="mysql://root:root@127.0.0.1:$MYSQL_PORT"
 KAFKA_PID="$(cat "$SERVICES_DIR/kafka/pid")" CASSANDRA_PID="$(cat "$SERVICES_DIR/cassandra/pid")"
 export KAFKA_PID CASSANDRA_PID
+export KAFKA_TLS="127.0.0.1:$((KAFKA_PORT + 2))" KAFKA_SASL="127.0.0.1:$((KAFKA_PORT + 3))" KAFKA_KEYS="$SERVICES_DIR/kafka/tls"
 
 if [ "${1:-}" = bench ]; then
   shift

@@ -13,8 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_log::{Consumer, Log, Start};
+use backend_log::{Consumer, KafkaLog, Log, Start};
 use futures_util::FutureExt;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::error::Error;
 use tokio::time::timeout;
 
@@ -171,6 +172,54 @@ async fn a_full_queue_is_busy_and_an_append_that_is_away_says_that_it_is_unknown
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     let away = Error::from(nowhere.ready().await.unwrap_err()).to_string();
     assert!(away.contains("127.0.0.1:1") && away.contains("`t`"), "{away}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_passwords_open_a_brokers_doors_and_wrong_ones_do_not() {
+    let topics = Topics::new().await;
+    let variable = |key| std::env::var(key).unwrap_or_else(|_| panic!("infra/services/test.sh sets {key}"));
+    let (tls, sasl, keys) = (variable("KAFKA_TLS"), variable("KAFKA_SASL"), variable("KAFKA_KEYS"));
+    let text = |name: &str| {
+        let pem = std::fs::read_to_string(format!("{keys}/{name}")).unwrap();
+        utf8_percent_encode(&pem, NON_ALPHANUMERIC).to_string()
+    };
+    let ca = format!("ssl.ca.location={keys}/ca.pem");
+    let files = format!("ssl.certificate.location={keys}/client.pem&ssl.key.location={keys}/client.key");
+    let texts = [("ca", "ca.pem"), ("certificate", "client.pem"), ("key", "client.key")]
+        .map(|(key, file)| format!("ssl.{key}.pem={}", text(file)))
+        .join("&");
+    let log = |door: &str, query: String| {
+        let url = format!("kafka://{door}/{}?message.timeout.ms=3000&{query}", topics.name("t"));
+        KafkaLog::new(&url).unwrap()
+    };
+    let named = |mechanism: &str, name: &str, password: &str| {
+        let keys = format!("sasl.mechanism={mechanism}&sasl.username={name}&sasl.password={password}");
+        log(&sasl, format!("security.protocol=sasl_ssl&{ca}&{keys}"))
+    };
+    let right = [
+        log(&tls, format!("security.protocol=ssl&{ca}&{files}")),
+        log(&tls, format!("security.protocol=ssl&{texts}")),
+        named("PLAIN", "alice", "in%20+%20out"),
+        named("SCRAM-SHA-256", "bob", "in%20+%20out"),
+        named("SCRAM-SHA-512", "bob", "in%20+%20out"),
+    ];
+    for (n, log) in right.iter().enumerate() {
+        log.append(&topics.name("t"), numbered(n..n + 1)).await.unwrap();
+        let mut reader = log.consume(&topics.name("t"), None, Start::Earliest).await.unwrap();
+        assert_eq!(values(&read_now(&mut *reader).await), (0..=n).collect());
+    }
+    let wrong = [
+        log(&tls, format!("security.protocol=ssl&{ca}")),
+        log(&sasl, "security.protocol=sasl_ssl&sasl.mechanism=PLAIN&sasl.username=alice".to_owned()),
+        named("PLAIN", "alice", "out"),
+        named("SCRAM-SHA-256", "bob", "out"),
+    ];
+    for (n, log) in wrong.iter().enumerate() {
+        assert!(log.append(&topics.name("t"), numbered(9..10)).await.is_err(), "{n}");
+    }
+    let mut reader = topics.log("").consume(&topics.name("t"), None, Start::Earliest).await.unwrap();
+    assert_eq!(values(&read_now(&mut *reader).await), (0..right.len()).collect());
+    topics.delete().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
