@@ -14,8 +14,13 @@ pub enum KafkaFailure {
     #[error("too many records wait for Kafka already; send it again later")]
     Full,
     /// Kafka did not confirm that it has the records; it may have all, some or none of them.
-    #[error("it is unknown whether the log has it, and safe to send it again: Kafka did not confirm it")]
-    Unconfirmed(#[source] KafkaError),
+    #[error("it is unknown whether the log has it, and safe to send it again: Kafka did not confirm it{}", after(.trouble))]
+    Unconfirmed {
+        /// What a broker said last that was no confirmation.
+        trouble: Option<String>,
+        /// Why.
+        source: KafkaError,
+    },
     /// The producer went away before Kafka confirmed the records; it may have all, some or none of them.
     #[error("it is unknown whether the log has it, and safe to send it again: the Kafka client ended")]
     Ended,
@@ -62,4 +67,8 @@ pub enum KafkaFailure {
     /// The task that asked was ended with its runtime.
     #[error("the request to Kafka was given up")]
     GivenUp(#[from] tokio::task::JoinError),
+}
+
+fn after(trouble: &Option<String>) -> String {
+    trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"))
 }

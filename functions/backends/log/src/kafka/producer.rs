@@ -1,7 +1,7 @@
 //! Writes records: all of an append are handed to librdkafka at once and confirmed together.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Producer {
 impl Producer {
     pub(super) fn open(url: &KafkaUrl) -> Result<Self, KafkaFailure> {
         let config = url.config(Side::Producer, DEFAULTS, FIXED);
-        let native = config.create_with_context(Reports).map_err(KafkaFailure::Open)?;
+        let native = config.create_with_context(Reports::default()).map_err(KafkaFailure::Open)?;
         let queue = url.get("queue.buffering.max.messages").and_then(|text| text.parse().ok());
         // Zero means no limit to librdkafka.
         let queue = queue.filter(|queue| *queue != 0).unwrap_or(QUEUE);
@@ -79,11 +79,12 @@ impl Producer {
             }
         }
         let confirmed = confirmed.await.map_err(|_| KafkaFailure::Ended)?;
-        confirmed.map_err(|error| {
+        let trouble = self.native.context().trouble().take();
+        confirmed.map_err(|source| {
             if self.native.client().fatal_error().is_some() {
                 self.dead.store(true, Ordering::Relaxed);
             }
-            KafkaFailure::Unconfirmed(error)
+            KafkaFailure::Unconfirmed { trouble, source }
         })
     }
 
@@ -155,7 +156,17 @@ impl Append {
 }
 
 /// What librdkafka tells of a producer.
-pub(super) struct Reports;
+#[derive(Default)]
+pub(super) struct Reports {
+    /// What went wrong since something was confirmed.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Reports {
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -164,6 +175,10 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, "Kafka: {reason}");
+        // Comes behind each broker's own trouble, and says less.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.trouble() = Some(reason.to_owned());
+        }
     }
 }
 
