@@ -79,13 +79,19 @@ impl Producer {
             }
         }
         let confirmed = confirmed.await.map_err(|_| KafkaFailure::Ended)?;
-        let trouble = self.native.context().trouble().take();
-        confirmed.map_err(|source| {
-            if self.native.client().fatal_error().is_some() {
-                self.dead.store(true, Ordering::Relaxed);
+        let mut trouble = self.native.context().trouble();
+        match confirmed {
+            Ok(()) => {
+                *trouble = None;
+                Ok(())
             }
-            KafkaFailure::Unconfirmed { trouble, source }
-        })
+            Err(source) => {
+                if self.native.client().fatal_error().is_some() {
+                    self.dead.store(true, Ordering::Relaxed);
+                }
+                Err(KafkaFailure::Unconfirmed { trouble: trouble.clone(), source })
+            }
+        }
     }
 
     /// Whether another one must take its place.

@@ -209,7 +209,7 @@ async fn certificates_and_passwords_open_a_brokers_doors_and_wrong_ones_do_not()
         assert_eq!(values(&read_now(&mut *reader).await), (0..=n).collect());
     }
     let wrong = [
-        (log(&tls, format!("security.protocol=ssl&{ca}")), "certificate"),
+        (log(&tls, format!("security.protocol=ssl&{ca}")), "ssl://"),
         (log(&tls, format!("security.protocol=ssl&{files}")), "certificate verify failed"),
         (named("PLAIN", "alice", "out"), "Invalid username or password"),
         (named("SCRAM-SHA-256", "bob", "out"), "invalid credentials"),
