@@ -28,7 +28,10 @@ on() (
 )
 
 # A zombie that nobody waits for lives no more.
-alive() { [ -f "$folder/pid" ] && [[ "$(ps -o stat= -p "$(cat "$folder/pid")")" == [!Z]* ]]; }
+alive() {
+  local pid
+  pid="$(cat "$folder/pid" 2>/dev/null)" && kill -0 "$pid" 2>/dev/null && ! grep -qs ') Z ' "/proc/$pid/stat"
+}
 
 start() {
   if ! alive; then
