@@ -8,6 +8,7 @@ mod service;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::tz::TimeZone;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -249,13 +250,13 @@ impl PingSource {
 }
 
 /// A time zone by its IANA name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Zone(pub chrono_tz::Tz);
+pub struct Zone(pub TimeZone);
 
 impl Default for Zone {
     fn default() -> Self {
-        Self(chrono_tz::UTC)
+        Self(TimeZone::UTC)
     }
 }
 
@@ -263,7 +264,7 @@ impl TryFrom<String> for Zone {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        name.parse().map(Self).map_err(|_| format!("`{name}` is no time zone like Europe/Berlin"))
+        TimeZone::get(&name).map(Self).map_err(|_| format!("`{name}` is no time zone like Europe/Berlin"))
     }
 }
 

@@ -24,7 +24,7 @@ const NAP: Duration = Duration::from_secs(10);
 /// Plays a source until it is told to stop. A tick that is missed or fails is not made up for.
 pub async fn play(metadata: Metadata, spec: PingSource, sink: Arc<dyn Sink>, stop: CancellationToken) {
     let mut after = Utc::now();
-    while let Some(tick) = spec.schedule.next_after(after, spec.timezone.0) {
+    while let Some(tick) = spec.schedule.next_after(after, &spec.timezone.0) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = until(tick) => {}

@@ -15,4 +15,6 @@ fi
 # functions that are used are linked; and a position-independent program's relocations packed, where the linker can.
 export CFLAGS="${CFLAGS:--Os -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables}"
 export RUSTFLAGS="${RUSTFLAGS:--C link-arg=-Wl,-z,pack-relative-relocs}"
+# What SQLite's crate switches on and nothing here uses: indexes of texts and of places, and the like.
+export LIBSQLITE3_FLAGS="${LIBSQLITE3_FLAGS:--USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5 -USQLITE_ENABLE_RTREE -USQLITE_ENABLE_DBSTAT_VTAB}"
 exec cargo build --profile image --locked --target "$target" --workspace --exclude lambda-architecture --bins

@@ -10,12 +10,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use eventing::sink::{Sink, SinkError};
 use http::{HeaderMap, Request, Response, Uri, header::AUTHORIZATION, uri::Scheme};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use reqwest::{Client, redirect::Policy};
 use shared::{call::CALL_ID, error::Error};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -34,19 +29,19 @@ const ANSWER: usize = 64 * 1024;
 /// A gateway.
 pub struct Gateway {
     place: Place,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client,
 }
 
 impl Gateway {
-    /// Connects when first needed.
-    #[must_use]
-    pub fn new(place: Place) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let mut client = Client::builder(TokioExecutor::new());
-        client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
-        Self { place, client: client.build(connector) }
+    /// Connects when first needed; fails where the machine gives it no means to.
+    pub fn new(place: Place) -> Result<Self, reqwest::Error> {
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE)
+            .redirect(Policy::none())
+            .no_proxy()
+            .build()?;
+        Ok(Self { place, client })
     }
 
     /// Whether the gateway answers at all.
@@ -66,8 +61,12 @@ impl Gateway {
         if let Some(authorization) = &self.place.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
-        let (head, body) = self.client.request(request.map(Full::new)).await?.into_parts();
-        Ok(Response::from_parts(head, beginning(body).await?))
+        let mut answer = self.client.execute(request.try_into()?).await?;
+        let mut body = BytesMut::new();
+        while body.len() < ANSWER && let Some(chunk) = answer.chunk().await? {
+            body.extend_from_slice(&chunk[..chunk.len().min(ANSWER - body.len())]);
+        }
+        Ok(Response::<reqwest::Body>::from(answer).map(|_| body.freeze()))
     }
 
     fn uri(&self, path: &str) -> Result<Uri, http::Error> {
@@ -105,26 +104,11 @@ fn call_id(headers: &HeaderMap) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-async fn beginning(mut body: Incoming) -> Result<Bytes, hyper::Error> {
-    let mut read = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data[..data.len().min(ANSWER - read.len())]);
-        }
-        if read.len() == ANSWER {
-            break;
-        }
-    }
-    Ok(read.freeze())
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
-    #[error("no connection")]
-    Connect(#[from] hyper_util::client::legacy::Error),
-    #[error("the answer broke off")]
-    Answer(#[from] hyper::Error),
+    #[error(transparent)]
+    Exchange(#[from] reqwest::Error),
     #[error("no such URL")]
     Url(#[from] http::Error),
 }

@@ -8,7 +8,6 @@ mod settings;
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use backend_log::Log;
-use clap::Parser;
 use eventing::{
     arrows::{self, Arrows, Playing},
     files::{self, FilesError},
@@ -27,15 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::{gateway::Gateway, settings::Settings};
 
-/// Posts the log's events and the clock's ticks to functions behind an OpenFaaS gateway
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    /// Manifests, or folders of them
-    #[arg(long, num_args = 1.., value_name = "PATH", default_values = IN_IMAGE)]
-    manifests: Vec<PathBuf>,
-}
-
 /// Where the image has the arrows, and the functions that they lead to.
 const IN_IMAGE: [&str; 2] = ["/etc/lambda-architecture/eventing", "/etc/lambda-architecture/functions"];
 
@@ -51,18 +41,24 @@ pub enum ForwarderError {
     /// A manifest is not there.
     #[error("a manifest is missing")]
     Files(#[from] FilesError),
+    /// There is no client to call the gateway with.
+    #[error("the gateway's client")]
+    Client(#[from] reqwest::Error),
     /// The machine does not let it.
     #[error("forwarder")]
     Io(#[from] io::Error),
 }
 
-/// Runs until SIGTERM. Exits 64 with one line on standard error when the configuration is wrong.
+/// Plays the manifests, or folders of them, that the program is called with, or else its image's, until SIGTERM. Exits 64 with one line on standard error when the configuration is wrong.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let mut manifests: Vec<_> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if manifests.is_empty() {
+        manifests.extend(IN_IMAGE.map(PathBuf::from));
+    }
     // One thread is enough: it waits for the log and the gateway, and backends have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done =
-        runtime.map_err(ForwarderError::from).and_then(|runtime| runtime.block_on(start(&cli.manifests)));
+        runtime.map_err(ForwarderError::from).and_then(|runtime| runtime.block_on(start(&manifests)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -87,7 +83,7 @@ async fn start(manifests: &[PathBuf]) -> Result<(), ForwarderError> {
         terminated.await;
         drop(stopping);
     });
-    let gateway = Arc::new(Gateway::new(settings.gateway));
+    let gateway = Arc::new(Gateway::new(settings.gateway)?);
     forward(&read(manifests)?, log, gateway, listener, stop).await;
     telemetry.flush();
     Ok(())

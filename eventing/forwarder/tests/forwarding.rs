@@ -11,8 +11,7 @@ use backend_log::{Delivered, Log, Start};
 use bytes::Bytes;
 use forwarder::{Gateway, Settings, forward};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use http_body_util::BodyExt;
 use shared::{event, router, serve::serve_with, user::User};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::sleep};
@@ -121,7 +120,7 @@ impl Forwarding {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (kept, stopped) = (log.clone(), stop.clone());
-        let gateway = Arc::new(Gateway::new(settings.gateway));
+        let gateway = Arc::new(Gateway::new(settings.gateway).unwrap());
         let task = tokio::spawn(async move { forward(&arrows, kept, gateway, listener, stopped).await });
         Self { log, address, stop, task, data }
     }
@@ -139,9 +138,8 @@ impl Forwarding {
     }
 
     async fn get(&self, path: &str) -> Response<Bytes> {
-        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let uri = format!("http://{}{path}", self.address).parse().unwrap();
-        let (head, body) = client.get(uri).await.unwrap().into_parts();
+        let answer = reqwest::get(format!("http://{}{path}", self.address)).await.unwrap();
+        let (head, body) = Response::<reqwest::Body>::from(answer).into_parts();
         Response::from_parts(head, body.collect().await.unwrap().to_bytes())
     }
 

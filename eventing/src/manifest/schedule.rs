@@ -1,11 +1,13 @@
 //! A PingSource's schedule: five or six fields of cron, or a descriptor like `@hourly` (robfig/cron v3).
 
+use std::time::SystemTime;
+
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
 };
+use jiff::{Timestamp, tz::TimeZone};
 use serde::Deserialize;
 
 /// When a PingSource ticks.
@@ -29,9 +31,10 @@ impl TryFrom<String> for Schedule {
 impl Schedule {
     /// The first tick after a time, by the clock of a zone; none when there is none in the next centuries.
     #[must_use]
-    pub fn next_after(&self, time: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
-        let next = self.0.find_next_occurrence(&time.with_timezone(&zone), false).ok()?;
-        Some(next.with_timezone(&Utc))
+    pub fn next_after(&self, time: DateTime<Utc>, zone: &TimeZone) -> Option<DateTime<Utc>> {
+        let time = Timestamp::try_from(SystemTime::from(time)).ok()?.to_zoned(zone.clone());
+        let next = self.0.find_next_occurrence(&time, false).ok()?;
+        Some(SystemTime::from(next).into())
     }
 }
 
@@ -55,7 +58,7 @@ mod tests {
             ("0 0 29 2 *", "UTC", "2026-03-01T00:00:00Z", "2028-02-29T00:00:00Z"),
         ] {
             let parsed = Schedule::try_from(schedule.to_owned()).unwrap();
-            let is = parsed.next_after(after.parse().unwrap(), zone.parse().unwrap()).unwrap();
+            let is = parsed.next_after(after.parse().unwrap(), &TimeZone::get(zone).unwrap()).unwrap();
             assert_eq!(is, next.parse::<DateTime<Utc>>().unwrap(), "{schedule} {zone}");
         }
     }
