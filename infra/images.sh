@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # images.sh build [NAME…]: an image of each function and of the forwarder, named $IMAGES/NAME:$TAG
 # images.sh test: what Knative and OpenFaaS ask of a container, asked of the images' files on this machine
-# With docker, podman or buildah images are built of infra/Dockerfile, for this machine or for PLATFORM (linux/arm64,
-# which needs emulation elsewhere); without them, or with ENGINE=archive, of binaries that cargo makes here, as OCI
-# archives in target/images. IMAGES is `lambda-architecture`, TAG `latest` unless set.
+# With docker, podman or buildah images are built of infra/Dockerfile; without them, or with ENGINE=archive, of binaries
+# that cargo makes here, as OCI archives in target/images. They are for this machine, or for PLATFORM (linux/amd64 or
+# linux/arm64), compiled here all the same. IMAGES is `lambda-architecture`, TAG `latest` unless set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 names="${IMAGES:-lambda-architecture}"
 tag="${TAG:-latest}"
-folder="$PWD/target/images"
-target="$(uname -m)-unknown-linux-musl"
+[ -z "${PLATFORM:-}" ] || TARGETARCH="${PLATFORM#linux/}"
+# shellcheck source=infra/images/target.sh
+. infra/images/target.sh
+folder="$PWD/target/images${PLATFORM:+/$TARGETARCH}"
 VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)"
 REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 CREATED="$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)"
@@ -50,7 +52,7 @@ engine() {
 trees() {
   infra/images/build.sh
   mkdir -p "$folder/trees"
-  infra/images/trees.sh "$CARGO_TARGET_DIR/$target/image" "$folder/trees"
+  infra/images/trees.sh "$folder/trees"
 }
 
 with_dockerfile() {
@@ -58,6 +60,8 @@ with_dockerfile() {
   # shellcheck disable=SC2054 # a platform is one word, comma or not
   [ "$engine" != docker ] || [ -z "${PLATFORM:-}" ] || command=(buildx build --load)
   [ -z "${PLATFORM:-}" ] || command+=(--platform "$PLATFORM")
+  # Older ones know no platform to build on otherwise.
+  export DOCKER_BUILDKIT=1
   "$engine" "${command[@]}" --file infra/Dockerfile --tag "$names/$name:$tag" --build-arg "FUNCTION=$name" \
     --build-arg "VERSION=$VERSION" --build-arg "REVISION=$REVISION" --build-arg "CREATED=$CREATED" .
 }
@@ -70,7 +74,7 @@ size() {
     buildah) buildah images --format '{{.Size}}' "$names/$2:$tag" ;;
     archive)
       printf '%s, packed %s in %s' "$(megabytes "$(du -sb --apparent-size "$folder/trees/$2" | cut -f1)")" \
-        "$(megabytes "$(stat -c %s "$folder/$2.tar")")" "target/images/$2.tar"
+        "$(megabytes "$(stat -c %s "$folder/$2.tar")")" "${folder#"$PWD/"}/$2.tar"
       ;;
   esac
 }
@@ -95,7 +99,7 @@ build() {
 }
 
 hint() {
-  local first="target/images/ingest.tar"
+  local first="${folder#"$PWD/"}/ingest.tar"
   if command -v skopeo >/dev/null; then
     echo "look into one: skopeo inspect --config oci-archive:$first"
   else

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # archive.sh NAME TREE OUT.tar: an OCI image of a tree, as an archive that docker, podman, skopeo and a registry take.
 # What the image is told (user, environment, entry point, labels) stands in the Dockerfile's last stage alone. The same
-# tree gives the same bytes. VERSION, REVISION and CREATED stand in the labels.
+# tree gives the same bytes. VERSION, REVISION and CREATED stand in the labels, TARGETARCH is the machine it is for.
 set -euo pipefail
 name="$1" tree="$2" out="$3"
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -30,19 +30,13 @@ blob() {
   printf '{"mediaType":"application/vnd.oci.image.%s","digest":"sha256:%s","size":%s' "$type" "$digest" "$size"
 }
 
-case "$(uname -m)" in
-  x86_64) architecture=amd64 ;;
-  aarch64) architecture=arm64 ;;
-  *) architecture="$(uname -m)" ;;
-esac
-
 tar --sort=name --mtime="$CREATED" --owner=0 --group=0 --numeric-owner --format=gnu -C "$tree" -cf "$work/layer" .
 content="$(digest "$work/layer")"
 gzip -9 --no-name "$work/layer"
 layer="$(blob "$work/layer.gz" layer.v1.tar+gzip)}"
 
 cat >"$work/config" <<CONFIG
-{"created":"$CREATED","architecture":"$architecture","os":"linux","config":{"User":"$(instruction USER)",
+{"created":"$CREATED","architecture":"$TARGETARCH","os":"linux","config":{"User":"$(instruction USER)",
 "ExposedPorts":{$(instruction EXPOSE | sed 's|.*|"&/tcp":{}|' | items)},
 "Env":[$(instruction ENV | sed 's|.*|"&"|' | items)],
 "Entrypoint":$(instruction ENTRYPOINT),
@@ -57,6 +51,6 @@ printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+js
 manifest="$(blob "$work/manifest" manifest.v1+json)"
 annotations="\"annotations\":{\"org.opencontainers.image.ref.name\":\"$VERSION\"}"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s,"platform":{"architecture":"%s","os":"linux"},%s}]}' \
-  "$manifest" "$architecture" "$annotations" >"$work/image/index.json"
+  "$manifest" "$TARGETARCH" "$annotations" >"$work/image/index.json"
 printf '{"imageLayoutVersion":"1.0.0"}' >"$work/image/oci-layout"
 tar --sort=name --mtime="$CREATED" --owner=0 --group=0 --numeric-owner --format=gnu -C "$work/image" -cf "$out" .

@@ -1,8 +1,11 @@
 #!/bin/sh
-# trees.sh BINARIES OUT: the files of each image, one folder an image named after it: the function, the authorities that
+# trees.sh OUT: of what build.sh built, the files of each image, one folder an image named after it: the function, the authorities that
 # sign certificates, and `/tmp`. The forwarder's holds the arrows and the functions that they lead to as well.
 set -eu
-binaries="$1" out="$2"
+here="$(dirname "$0")"
+# shellcheck source=infra/images/target.sh
+. "$here/target.sh"
+binaries="${CARGO_TARGET_DIR:-target}/$target/image" out="$1"
 authorities=/etc/ssl/certs/ca-certificates.crt
 [ -f "$authorities" ] || { echo "$authorities is missing: apt-get install ca-certificates" >&2; exit 69; }
 
