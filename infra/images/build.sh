@@ -17,7 +17,7 @@ fi
 export CC="$compiler" HOST_CC="${HOST_CC:-cc}"
 # Atomics out of line would ask glibc what the processor can.
 [ "$machine" != aarch64 ] || export CC="$compiler -mno-outline-atomics"
-[ "$machine" = "$(uname -m)" ] || export CXX="$machine-linux-gnu-g++"
+[ "$TARGETARCH" = "$BUILDARCH" ] || export CXX="$machine-linux-gnu-g++"
 # For size, beside what profile.image says: C as small as it gets, without tables to unwind it, of which only the
 # functions that are used are linked; and the relocations of a position-independent program packed, which Rust's own
 # linker can for each machine.

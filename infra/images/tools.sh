@@ -5,7 +5,7 @@ here="$(dirname "$0")"
 # shellcheck source=infra/images/target.sh
 . "$here/target.sh"
 set -- ca-certificates "musl-dev:$TARGETARCH"
-if [ "$machine" != "$(uname -m)" ]; then
+if [ "$TARGETARCH" != "$BUILDARCH" ]; then
   dpkg --add-architecture "$TARGETARCH"
   set -- "$@" "crossbuild-essential-$TARGETARCH"
 fi
