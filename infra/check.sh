@@ -125,6 +125,14 @@ scripts() {
   echo "shellcheck finds nothing in any script"
 }
 
+# What the Dockerfile builds dependencies of is a whole workspace.
+skeleton() {
+  rm -rf "$out/skeleton"
+  infra/images/manifests.sh "$out/skeleton" || return 1
+  (cd "$out/skeleton" && cargo metadata --locked --no-deps --format-version 1 >/dev/null) || return 1
+  echo "cargo reads the manifests without the code"
+}
+
 dockerfiles() {
   local files
   mapfile -t files < <(git ls-files '*Dockerfile*')
@@ -154,6 +162,7 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   # The fake leaves to the real kubectl what needs no cluster.
   if command -v kubectl >/dev/null; then check "deploy.sh" python infra/checks/deploying.py; else missing "deploy.sh's tests need kubectl"; fi
 fi
+check "skeleton" skeleton
 check "laptop" laptop
 printf '%s passed, %s failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

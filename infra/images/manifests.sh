@@ -6,7 +6,7 @@ out="$1"
 mkdir -p "$out"
 find . -name Cargo.toml -not -path './target/*' -exec cp --parents {} "$out" \;
 cp Cargo.lock rust-toolchain.toml "$out"
-find . -name '*.rs' \( -name lib.rs -o -name main.rs \) -not -path './target/*' | while read -r file; do
+find . -name '*.rs' \( -name lib.rs -o -name main.rs -o -path '*/tests/*.rs' \) -not -path './target/*' | while read -r file; do
   mkdir -p "$out/$(dirname "$file")"
   case "$file" in
     */main.rs) echo 'fn main() {}' >"$out/$file" ;;
