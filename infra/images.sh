@@ -60,9 +60,9 @@ with_dockerfile() {
   # shellcheck disable=SC2054 # a platform is one word, comma or not
   [ "$engine" != docker ] || [ -z "${PLATFORM:-}" ] || command=(buildx build --load)
   [ -z "${PLATFORM:-}" ] || command+=(--platform "$PLATFORM")
-  # Older ones know of no machine that is built on: Docker without BuildKit, others unless they are told.
+  # What Docker does by BuildKit alone, others do when they are told: build on this machine, and keep the layers.
   export DOCKER_BUILDKIT=1
-  [ "$engine" = docker ] || command+=(--build-arg "BUILDPLATFORM=linux/$BUILDARCH")
+  [ "$engine" = docker ] || command+=(--layers --build-arg "BUILDPLATFORM=linux/$BUILDARCH")
   "$engine" "${command[@]}" --file infra/Dockerfile --tag "$names/$name:$tag" --build-arg "FUNCTION=$name" \
     --build-arg "VERSION=$VERSION" --build-arg "REVISION=$REVISION" --build-arg "CREATED=$CREATED" .
 }
