@@ -63,7 +63,9 @@ impl Gateway {
         }
         let mut answer = self.client.execute(request.try_into()?).await?;
         let mut body = BytesMut::new();
-        while body.len() < ANSWER && let Some(chunk) = answer.chunk().await? {
+        while body.len() < ANSWER
+            && let Some(chunk) = answer.chunk().await?
+        {
             body.extend_from_slice(&chunk[..chunk.len().min(ANSWER - body.len())]);
         }
         Ok(Response::<reqwest::Body>::from(answer).map(|_| body.freeze()))

@@ -57,8 +57,7 @@ pub fn run() -> ExitCode {
     }
     // One thread is enough: it waits for the log and the gateway, and backends have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done =
-        runtime.map_err(ForwarderError::from).and_then(|runtime| runtime.block_on(start(&manifests)));
+    let done = runtime.map_err(ForwarderError::from).and_then(|runtime| runtime.block_on(start(&manifests)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
