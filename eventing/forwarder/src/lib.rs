@@ -49,7 +49,8 @@ pub enum ForwarderError {
     Io(#[from] io::Error),
 }
 
-/// Plays the manifests, or folders of them, that the program is called with, or else its image's, until SIGTERM. Exits 64 with one line on standard error when the configuration is wrong.
+/// Plays the manifests, or folders of them, that the program is called with, or else its image's, until SIGTERM. Exits
+/// 64 with one line on standard error when the configuration is wrong.
 pub fn run() -> ExitCode {
     let mut manifests: Vec<_> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     if manifests.is_empty() {
