@@ -126,6 +126,29 @@ async fn a_revoked_partition_stays_until_the_next_poll_so_that_it_can_be_committ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_given_up_without_room_are_read_when_they_come_back() {
+    let topics = Topics::new().await;
+    let (log, topic, group) = (topics.log(""), topics.name("t"), topics.name("g"));
+    log.append(&topic, numbered(0..100)).await.unwrap();
+    let mut first = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let read_first = read(&mut *first, 100).await;
+    first.commit(&next(&read_first)).await.unwrap();
+    let second = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let second = tokio::spawn(member(second, Arc::default(), stop.clone()));
+    let batch = timeout(Duration::from_secs(10), first.poll(0)).await.unwrap().unwrap();
+    assert!(!batch.revoked.is_empty(), "{batch:?}");
+    let _ = timeout(Duration::from_secs(1), first.poll(0)).await;
+    // There is room again before the other one leaves.
+    let _ = timeout(Duration::from_secs(1), first.poll(7)).await;
+    stop.store(true, SeqCst);
+    second.await.unwrap();
+    log.append(&topic, numbered(100..200)).await.unwrap();
+    assert_eq!(values(&read(&mut *first, 100).await), (100..200).collect());
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_added_later_are_read_too() {
     let topics = Topics::new().await;
     let (log, topic) = (topics.log("topic.metadata.refresh.interval.ms=500"), topics.name("t"));

@@ -57,7 +57,12 @@ impl KafkaConsumer {
 
     fn unassign(&mut self, partitions: &[i32]) -> Result<(), KafkaError> {
         let partitions_at = partitions.iter().map(|partition| (*partition, Offset::Invalid));
-        self.client.incremental_unassign(&list(&self.topic, partitions_at)?)?;
+        let leaving = list(&self.topic, partitions_at)?;
+        if self.paused {
+            // librdkafka remembers it longer than the assignment: a partition that came back would not be read.
+            self.client.resume(&leaving)?;
+        }
+        self.client.incremental_unassign(&leaving)?;
         self.forget(partitions);
         Ok(())
     }
