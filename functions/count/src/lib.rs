@@ -53,8 +53,8 @@ pub fn routes(views: Arc<dyn Views>) -> Router {
 }
 
 async fn count(counts: GroupCommit<Uuid, ()>, request: Request) -> Result<Response, Error> {
-    let events = event::from_http(&request.headers, &request.body)?;
-    let ids: Vec<_> = event::users(&events)?.into_iter().map(|user| user.id).collect();
+    let users = event::users_from_http(&request.headers, &request.body)?;
+    let ids: Vec<_> = users.into_iter().map(|user| user.id).collect();
     if !ids.is_empty() {
         counts.submit(ids).await?;
     }

@@ -55,16 +55,14 @@ async fn user(appends: GroupCommit<Record, ()>, request: Request) -> Result<Resp
         );
     }
     let user = User::from_json(&request.body)?;
-    let record = event::to_record(&event::ingested(&user, &request.headers)?, &user);
+    let record = event::to_record(&event::ingested(&user, &request.headers), &user);
     appends.submit(vec![record]).await?;
     Ok(json(StatusCode::CREATED, &user))
 }
 
 async fn cloud_events(appends: GroupCommit<Record, ()>, request: Request) -> Result<Response, Error> {
-    let events = event::from_http(&request.headers, &request.body)?;
-    let users = event::users(&events)?;
-    let records: Vec<_> =
-        events.iter().zip(&users).map(|(received, user)| event::to_record(&received.event, user)).collect();
+    let admitted = event::admitted_from_http(&request.headers, &request.body)?;
+    let records: Vec<_> = admitted.iter().map(|(event, user)| event::to_record(event, user)).collect();
     if !records.is_empty() {
         appends.submit(records).await?;
     }

@@ -3,7 +3,6 @@
 
 pub mod call;
 pub mod config;
-mod connector;
 pub mod error;
 pub mod event;
 pub mod group;

@@ -1,5 +1,6 @@
 //! The one thing that the system is about: a user with an id and a name.
 
+use event::without_bom;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -7,6 +8,8 @@ use crate::error::Rejection;
 
 /// Most Unicode characters (scalar values) that a name may have.
 pub const LONGEST_NAME: usize = 255;
+/// Most characters of what the JSON reader says; the rest would only repeat what was sent.
+const LONGEST_FAULT: usize = 300;
 
 /// A valid user: `{"id": <UUID>, "name": <1 to 255 characters, none of them a control character>}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,13 +29,20 @@ struct Raw {
 }
 
 impl User {
-    /// Reads a user from JSON bytes; what is wrong with them is said in the rejection (400).
+    /// Reads a user from a JSON object's bytes, with or without a byte order mark; the rejection (400) says what is wrong.
     pub fn from_json(json: &[u8]) -> Result<Self, Rejection> {
-        let raw: Raw = serde_json::from_slice(json).map_err(|e| {
+        let fault = |why: &str| {
+            let why: String = why.chars().take(LONGEST_FAULT).collect();
             Rejection::bad_data(format!(
-                "the user must be JSON like {{\"id\": \"<UUID>\", \"name\": \"<text>\"}}: {e}"
+                "the user must be JSON like {{\"id\": \"<UUID>\", \"name\": \"<text>\"}}: {why}"
             ))
-        })?;
+        };
+        let json = without_bom(json);
+        // Serde would read the fields from an array, too.
+        if json.trim_ascii_start().first() == Some(&b'[') {
+            return Err(fault("an array is no object"));
+        }
+        let raw: Raw = serde_json::from_slice(json).map_err(|e| fault(&e.to_string()))?;
         let id =
             Uuid::parse_str(&raw.id).map_err(|e| Rejection::bad_data(format!("`id` must be a UUID: {e}")))?;
         check_name(&raw.name)?;

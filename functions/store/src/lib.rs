@@ -42,8 +42,7 @@ pub fn routes(master: Arc<dyn Master>) -> Router {
 }
 
 async fn store(stores: GroupCommit<User, Stored>, request: Request) -> Result<Response, Error> {
-    let events = event::from_http(&request.headers, &request.body)?;
-    let users = event::users(&events)?;
+    let users = event::users_from_http(&request.headers, &request.body)?;
     if users.is_empty() {
         return Ok(empty(StatusCode::NO_CONTENT));
     }

@@ -8,6 +8,7 @@ mod sqlite;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
+pub use shared::record::Delivered;
 use shared::{config::ConfigError, error::Error, record::Record};
 
 pub use crate::{
@@ -36,19 +37,6 @@ pub fn open(url: &str) -> Result<Arc<dyn Log>, ConfigError> {
 #[must_use]
 pub fn topic(url: &str) -> String {
     KafkaLog::new(url).map_or_else(|_| TOPIC.to_owned(), |log| log.topic().to_owned())
-}
-
-/// A record as the log gives it out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivered {
-    /// Which partition, from 0.
-    pub partition: i32,
-    /// Position in the partition; grows, not always by one.
-    pub offset: i64,
-    /// When it was appended, milliseconds since 1970 UTC.
-    pub time_ms: i64,
-    /// The record itself.
-    pub record: Record,
 }
 
 /// Where a consumer group without a committed offset begins.

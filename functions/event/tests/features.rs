@@ -7,13 +7,13 @@ use bytes::Bytes;
 use cucumber::{World as _, gherkin::Step, given, then, when};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
-use shared::event::{Received, from_http};
+use event::{Event, Received};
 
 #[derive(Debug, Default, cucumber::World)]
 struct World {
     headers: HeaderMap,
     body: Bytes,
-    received: Option<Received>,
+    received: Option<Event>,
 }
 
 #[given("HTTP Protocol Binding is supported")]
@@ -34,17 +34,20 @@ fn request(world: &mut World, step: &Step) {
 
 #[when("parsed as HTTP request")]
 fn parsed(world: &mut World) {
-    let mut events = from_http(&world.headers, &world.body).unwrap();
+    let mut events = Received::from_http(&world.headers, &world.body).unwrap().events;
     assert_eq!(events.len(), 1);
     world.received = events.pop();
 }
 
 #[then("the attributes are:")]
 fn attributes(world: &mut World, step: &Step) {
-    let event = &world.received.as_ref().unwrap().event;
+    let event = world.received.as_ref().unwrap();
     for row in &step.table.as_ref().unwrap().rows[1..] {
-        let (_, value) = event.iter().find(|(name, _)| *name == row[0]).unwrap();
-        let (is, should) = (value.to_string(), row[1].clone());
+        let value = match row[0].as_str() {
+            "datacontenttype" => event.content_type.as_deref(),
+            name => event.attribute(name),
+        };
+        let (is, should) = (value.unwrap().to_owned(), row[1].clone());
         let time = |text: &str| chrono::DateTime::parse_from_rfc3339(text).ok();
         assert!(is == should || (time(&is).is_some() && time(&is) == time(&should)), "{is} is not {should}");
     }

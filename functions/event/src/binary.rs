@@ -1,0 +1,150 @@
+//! Binary mode: attributes as headers. A value is encoded as `%XX` of its UTF-8 bytes where a header cannot hold it.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CONTENT_TYPE};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::{Event, InvalidEvent, Undecodable, attribute, dead_letter, limits::MAX_ATTRIBUTES, media};
+
+/// What a CloudEvents header encodes: all but printable ASCII, and `"` and `%` of that.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// Reads the event that a request's headers and body are.
+pub(crate) fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Event, InvalidEvent> {
+    let mut event = Event { data: body.clone(), ..Event::default() };
+    for (header, value) in headers {
+        let Some(name) = header.as_str().strip_prefix("ce-") else { continue };
+        attribute::check_name(name)?;
+        if event.attributes.len() == MAX_ATTRIBUTES {
+            return Err(attribute::too_many(name));
+        }
+        if event.attribute(name).is_some() {
+            return Err(InvalidEvent::attribute(name, format!("comes twice, in the header `{header}`")));
+        }
+        event.attributes.push((name.to_owned(), decode_value(name, value.as_bytes())?));
+    }
+    event.content_type = content_type(headers)?;
+    attribute::checked(event)
+}
+
+/// The only content type of a request; an empty one is none.
+pub(crate) fn content_type(headers: &HeaderMap) -> Result<Option<String>, InvalidEvent> {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(InvalidEvent::message("the header `Content-Type` is there more than once"));
+    }
+    let text = first.map(|value| std::str::from_utf8(value.as_bytes())).transpose().map_err(|_| {
+        InvalidEvent::attribute("datacontenttype", "(the header `Content-Type`) must be UTF-8")
+    })?;
+    Ok(text.filter(|text| !text.trim().is_empty()).map(str::to_owned))
+}
+
+/// A header's value, unquoted as older senders quote it, and percent-decoded once.
+fn decode_value(name: &str, bytes: &[u8]) -> Result<String, InvalidEvent> {
+    let not_utf8 = |_| InvalidEvent::attribute(name, "must be UTF-8");
+    let text = std::str::from_utf8(bytes).map_err(not_utf8)?;
+    let text = unquoted(text.trim_matches([' ', '\t']));
+    let decoded = percent_decode_str(&text).decode_utf8();
+    let is_usable = match &decoded {
+        Ok(decoded) => attribute::is_uri(name, decoded) != Some(false),
+        Err(_) => false,
+    };
+    // A URI is ASCII with escapes of its own, and many senders do not encode those again.
+    if !is_usable && attribute::is_uri(name, &text) == Some(true) {
+        return Ok(text.into_owned());
+    }
+    Ok(decoded.map_err(not_utf8)?.into_owned())
+}
+
+/// The content of an RFC 9110 quoted string; anything else as it is.
+fn unquoted(text: &str) -> Cow<'_, str> {
+    let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
+        return Cow::Borrowed(text);
+    };
+    let mut content = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            // The quotation mark at the end was escaped, or one within was not: no quoted string.
+            '"' => return Cow::Borrowed(text),
+            '\\' => match characters.next() {
+                Some(escaped) => content.push(escaped),
+                None => return Cow::Borrowed(text),
+            },
+            other => content.push(other),
+        }
+    }
+    Cow::Owned(content)
+}
+
+/// Bytes of a value in a header.
+pub(crate) fn encoded_len(value: &str) -> usize {
+    utf8_percent_encode(value, ENCODED).map(str::len).sum()
+}
+
+impl Event {
+    /// The request of binary mode that a source sends. `Undecodable` where HTTP or the limits of a receiver forbid it.
+    pub fn to_request(&self, namespace: &str) -> Result<Request<Bytes>, Undecodable> {
+        let event = dead_letter::without_record(self);
+        event.check_sendable()?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &event.attributes {
+            let header = HeaderName::try_from(format!("ce-{name}")).map_err(Undecodable::new)?;
+            let value = utf8_percent_encode(value, ENCODED).to_string();
+            let value = HeaderValue::try_from(value).map_err(Undecodable::new)?;
+            if headers.try_insert(header, value).map_err(Undecodable::new)?.is_some() {
+                return Err(InvalidEvent::attribute(name, "is there twice").into());
+            }
+        }
+        if let Some(content_type) = &event.content_type {
+            if media::is_cloud_event(content_type) {
+                return Err(InvalidEvent::attribute("datacontenttype", "would be taken for another event").into());
+            }
+            headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type).map_err(Undecodable::new)?);
+        }
+        headers.insert("prefer", HeaderValue::from_static("reply"));
+        headers.insert("kn-namespace", HeaderValue::try_from(namespace).map_err(Undecodable::new)?);
+        let mut request = Request::new(event.data.clone());
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_unquoted_and_decoded_once() {
+        for (name, header, value) in [
+            ("subject", "Zo%C3%AB", "Zoë"),
+            ("subject", "Zoë", "Zoë"),
+            ("subject", "100%25%20x", "100% x"),
+            ("subject", "100%", "100%"),
+            ("subject", "%2541", "%41"),
+            ("subject", r#""a b""#, "a b"),
+            ("subject", r#""a \"b\" \\c""#, r#"a "b" \c"#),
+            ("subject", r#""a%22b""#, r#"a"b"#),
+            ("subject", r#""a"#, r#""a"#),
+            ("subject", r#""a"b""#, r#""a"b""#),
+            ("subject", r#""a\""#, r#""a\""#),
+            ("subject", "\"", "\""),
+            ("subject", "\"\"", ""),
+            ("subject", " %20x%20 ", " x "),
+            ("source", "/caf%C3%A9", "/café"),
+            ("source", "/a%2520b", "/a%20b"),
+            ("source", "/a%20b", "/a%20b"),
+            ("source", "/%FF", "/%FF"),
+            ("dataschema", "https%3A//h/s", "https://h/s"),
+        ] {
+            assert_eq!(decode_value(name, header.as_bytes()).as_deref(), Ok(value), "{header}");
+        }
+        for bytes in [&b"%FF"[..], b"\xff", b"%ED%A0%80", b"\"%FF\""] {
+            assert_eq!(decode_value("subject", bytes).unwrap_err().attribute.as_deref(), Some("subject"));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Reads what a request carries, in whatever mode. This is what decides what an event is.
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::{BATCHED, Event, InvalidEvent, STRUCTURED, binary, connector, is_json, json, limits::MAX_ADMITTED_SIZE, media};
+
+/// Longest `traceparent` and `tracestate` that go on with an event, bytes (W3C Trace Context asks for 55 and 512).
+const MAX_TRACE: [(&str, usize); 2] = [("traceparent", 128), ("tracestate", 512)];
+const BOM: &[u8] = "\u{feff}".as_bytes();
+
+/// The events of a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Received {
+    /// In the order of the batch; one in the other modes.
+    pub events: Vec<Event>,
+    /// What is wrong with the next one of the batch, at which reading ended.
+    pub failure: Option<InvalidEvent>,
+    /// Whether it came in batched mode.
+    pub is_batch: bool,
+}
+
+impl Received {
+    /// Reads the event, or the batch of events, that a request carries or, from an OpenFaaS connector, stands for.
+    ///
+    /// An event may be as large as one that went through the log and the dead letter; `Event::admit` tells whether it
+    /// may begin that way.
+    pub fn from_http(headers: &HeaderMap, body: &Bytes) -> Result<Self, InvalidEvent> {
+        let mut received = Self::read(headers, body)?;
+        for event in &mut received.events {
+            carry_trace(headers, event);
+        }
+        Ok(received)
+    }
+
+    fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, InvalidEvent> {
+        if let Some(event) = connector::event(headers, body) {
+            return Ok(event?.into());
+        }
+        let content_type = binary::content_type(headers)?.unwrap_or_default();
+        match media::essence(&content_type).as_str() {
+            BATCHED => {
+                let (events, failure) = json::decode_batch(utf8(body)?)?;
+                Ok(Self { events, failure, is_batch: true })
+            }
+            STRUCTURED => Ok(structured(body)?.into()),
+            other if media::is_cloud_event(other) => Err(InvalidEvent::media_type(format!(
+                "`{other}` is not understood; send {STRUCTURED} or {BATCHED}"
+            ))),
+            _ if headers.contains_key("ce-specversion") => Ok(binary::decode(headers, body)?.into()),
+            // Without `ce-` headers it is JSON of another kind, or not JSON at all.
+            other if other.is_empty() || is_json(other) => Err(InvalidEvent::message(
+                "this is no CloudEvent: the header `ce-specversion: 1.0` and the other `ce-` headers are missing",
+            )),
+            other => Err(InvalidEvent::media_type(format!(
+                "`{other}` is not understood; send a CloudEvent in binary mode, {STRUCTURED} or {BATCHED}"
+            ))),
+        }
+    }
+}
+
+impl From<Event> for Received {
+    fn from(event: Event) -> Self {
+        Self { events: vec![event], ..Self::default() }
+    }
+}
+
+/// Reads an event in structured mode.
+pub(crate) fn structured(body: &[u8]) -> Result<Event, InvalidEvent> {
+    json::decode(utf8(body)?)
+}
+
+/// JSON without the byte order mark that some editors and clients put in front (RFC 8259 lets a reader ignore it).
+#[must_use]
+pub fn without_bom(json: &[u8]) -> &[u8] {
+    json.strip_prefix(BOM).unwrap_or(json)
+}
+
+fn utf8(body: &[u8]) -> Result<&str, InvalidEvent> {
+    std::str::from_utf8(without_bom(body))
+        .map_err(|e| InvalidEvent::message(format!("the CloudEvent's JSON must be UTF-8: {e}")))
+}
+
+/// A trace that came with the request goes on with the event, as far as there is room.
+fn carry_trace(headers: &HeaderMap, event: &mut Event) {
+    for (name, longest) in MAX_TRACE {
+        let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_fit = (1..=longest).contains(&value.len()) && !value.contains('\t');
+        if is_fit && event.attribute(name).is_none() && event.encoded_size() + longest <= MAX_ADMITTED_SIZE {
+            event.set(name, value);
+        }
+    }
+}
+
+impl Event {
+    /// Lets the trace of a request go on with the event.
+    pub fn carry_trace(&mut self, headers: &HeaderMap) {
+        carry_trace(headers, self);
+    }
+}

@@ -1,0 +1,190 @@
+//! Records of the log: an event's record in Kafka's binary mode, and the event that a KafkaSource makes of any record.
+
+use std::{collections::HashMap, fmt::Display};
+
+use bytes::Bytes;
+use chrono::{DateTime, Datelike, SecondsFormat};
+
+use crate::{Event, STRUCTURED, Undecodable, media, receive};
+
+/// Type of the event that a source makes of a record that is no CloudEvent.
+const PLAIN_RECORD: &str = "dev.knative.kafka.event";
+
+/// Key, headers and value, as Kafka knows them; the log adds partition, offset and time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// What picks the partition: a user's id.
+    pub key: Option<Bytes>,
+    /// In order; names are as given (`ce_id`, `content-type`, …).
+    pub headers: Vec<(String, Bytes)>,
+    /// The data; `None` is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+impl Record {
+    /// The first header of that name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&Bytes> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+    }
+
+    /// Bytes of its key, headers and value, and of the memory that lists the headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let header =
+            |(name, value): &(String, Bytes)| size_of::<(String, Bytes)>() + name.len() + value.len();
+        let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
+        bytes(&self.key) + bytes(&self.value) + self.headers.iter().map(header).sum::<usize>()
+    }
+
+    /// The header `content-type` as text.
+    pub(crate) fn content_type(&self) -> Option<String> {
+        self.header("content-type").map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+/// A record as the log gives it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// Which partition, from 0.
+    pub partition: i32,
+    /// Position in the partition; grows, not always by one.
+    pub offset: i64,
+    /// When it was appended, milliseconds since 1970 UTC.
+    pub time_ms: i64,
+    /// The record itself.
+    pub record: Record,
+}
+
+/// Where a record was read, for the attributes that a KafkaSource makes of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The source's namespace.
+    pub namespace: &'a str,
+    /// The source's name.
+    pub name: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+}
+
+impl Origin<'_> {
+    /// The `source` of events that a KafkaSource makes.
+    pub(crate) fn source(&self) -> String {
+        let Self { namespace, name, topic } = self;
+        format!("/apis/v1/namespaces/{namespace}/kafkasources/{name}#{topic}")
+    }
+}
+
+impl Event {
+    /// The event that a KafkaSource makes of a record: the one that it is, or a new one around it. `partition` and
+    /// `offset` are set to the record's own.
+    pub fn of_record(delivered: &Delivered, origin: Origin<'_>) -> Result<Self, Undecodable> {
+        let mut event = Self::from_record(delivered, origin)?;
+        event.set_place(&delivered.partition, &delivered.offset);
+        Ok(event)
+    }
+
+    /// The event that a record is, or a new one around it, without a mark of where it was read.
+    pub fn from_record(delivered: &Delivered, origin: Origin<'_>) -> Result<Self, Undecodable> {
+        let record = &delivered.record;
+        let content_type = record.content_type();
+        if content_type.as_deref().is_some_and(|kind| media::essence(kind) == STRUCTURED) {
+            return Ok(receive::structured(record.value.as_deref().unwrap_or_default())?);
+        }
+        if record.header("ce_specversion").is_some() {
+            return Self::binary_record(record, content_type);
+        }
+        let place: (&dyn Display, &dyn Display) = (&delivered.partition, &delivered.offset);
+        let mut event = Self::around(origin.source(), Some(place));
+        event.attributes.extend(time(delivered.time_ms).map(|time| ("time".to_owned(), time)));
+        if let Some(key) = &record.key {
+            event.set_key(&String::from_utf8_lossy(key));
+        }
+        event.set_record_headers(&record.headers);
+        // A content type that HTTP cannot say is left out: the record is none the worse for it.
+        event.content_type =
+            content_type.filter(|kind| http::HeaderValue::try_from(kind).is_ok());
+        event.data = record.value.clone().unwrap_or_default();
+        Ok(event)
+    }
+
+    /// The record that a KafkaSink makes of the event: binary mode, its key the extension `partitionkey`.
+    #[must_use]
+    pub fn to_record(&self) -> Record {
+        let header = |(name, value): &(String, String)| (format!("ce_{name}"), Bytes::from(value.clone()));
+        let mut headers: Vec<_> = self.attributes.iter().map(header).collect();
+        headers.extend(self.content_type.iter().map(|t| ("content-type".to_owned(), Bytes::from(t.clone()))));
+        let key = self.attribute("partitionkey").map(|key| Bytes::from(key.to_owned()));
+        Record { key, headers, value: Some(self.data.clone()) }
+    }
+
+    fn binary_record(record: &Record, content_type: Option<String>) -> Result<Self, Undecodable> {
+        let mut event = Self { content_type, data: record.value.clone().unwrap_or_default(), ..Self::default() };
+        let mut seen = HashMap::with_capacity(record.headers.len());
+        for (header, value) in &record.headers {
+            let Some(name) = header.strip_prefix("ce_") else { continue };
+            let name = name.to_ascii_lowercase();
+            let value = std::str::from_utf8(value)
+                .map_err(|_| Undecodable::new(format!("the header {header:?} is not UTF-8")))?;
+            if seen.insert(name.clone(), ()).is_some() {
+                return Err(Undecodable::new(format!("the header {header:?} is there twice")));
+            }
+            event.attributes.push((name, value.to_owned()));
+        }
+        for required in ["id", "source", "type"] {
+            if event.attribute(required).is_none_or(str::is_empty) {
+                return Err(Undecodable::new(format!("the header ce_{required} is missing")));
+            }
+        }
+        Ok(event)
+    }
+
+    /// The envelope of a record that is no CloudEvent; `place` is its partition and offset.
+    pub(crate) fn around(source: String, place: Option<(&dyn Display, &dyn Display)>) -> Self {
+        let Some((partition, offset)) = place else {
+            // A connector that tells no place; who a user is does not depend on the event's id.
+            return Self::new(uuid::Uuid::now_v7(), source, PLAIN_RECORD);
+        };
+        let mut event = Self::new(format!("partition:{partition}/offset:{offset}"), source, PLAIN_RECORD);
+        event.set("subject", format!("partition:{partition}#{offset}"));
+        event
+    }
+
+    /// Says which record the event comes from.
+    pub(crate) fn set_place(&mut self, partition: &dyn Display, offset: &dyn Display) {
+        self.set("knativekafkapartition", partition.to_string());
+        self.set("knativekafkaoffset", offset.to_string());
+    }
+
+    /// The record's key, in the two extensions that a KafkaSource writes.
+    pub(crate) fn set_key(&mut self, key: &str) {
+        self.set("partitionkey", key);
+        self.set("key", key);
+    }
+
+    /// Each header as an extension; of those that come out with the same name the last one counts.
+    fn set_record_headers(&mut self, headers: &[(String, Bytes)]) {
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (name, value) in headers {
+            let name = format!("kafkaheader{}", extension_name(name));
+            let value = String::from_utf8_lossy(value).into_owned();
+            if let Some(place) = places.get(&name) {
+                self.attributes[*place].1 = value;
+            } else {
+                places.insert(name.clone(), self.attributes.len());
+                self.attributes.push((name, value));
+            }
+        }
+    }
+}
+
+/// A record's time; `None` where CloudEvents has no word for it.
+pub(crate) fn time(time_ms: i64) -> Option<String> {
+    let time = DateTime::from_timestamp_millis(time_ms)?;
+    (1..=9999).contains(&time.year()).then(|| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// What may stand in an extension's name of it.
+pub(crate) fn extension_name(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
