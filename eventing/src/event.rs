@@ -1,7 +1,7 @@
 //! The events that sources send; see the crate `event`.
 
-pub use event::{Event, Origin, Undecodable};
 use event::{Answer, Undelivered};
+pub use event::{Event, Origin, Undecodable};
 
 use crate::delivery::Failure;
 

@@ -67,7 +67,9 @@ pub(crate) fn checked(mut event: Event) -> Result<Event, InvalidEvent> {
 fn check_value(name: &str, value: &mut String) -> Result<(), InvalidEvent> {
     let fault = |why: &str| Err(InvalidEvent::attribute(name, why));
     match name {
-        "specversion" if value != "1.0" => fault("(in binary mode the header `ce-specversion`) must be `1.0`"),
+        "specversion" if value != "1.0" => {
+            fault("(in binary mode the header `ce-specversion`) must be `1.0`")
+        }
         "id" | "type" | "subject" if value.is_empty() => fault("must not be empty"),
         "source" if !is_uri_reference(value) => fault("must be a URI or a relative reference, and not empty"),
         "dataschema" if !is_absolute_uri(value) => fault("must be an absolute URI"),
@@ -92,7 +94,8 @@ pub(crate) fn is_uri(name: &str, value: &str) -> Option<bool> {
 fn is_uri_reference(text: &str) -> bool {
     // Java's `URI` takes neither an empty part after the scheme nor an empty authority without a path.
     let before_fragment = text.split('#').next().unwrap_or_default();
-    let is_hollow = text.is_empty() || before_fragment.ends_with(':') || text.ends_with("//") && is_authority(text);
+    let is_hollow =
+        text.is_empty() || before_fragment.ends_with(':') || text.ends_with("//") && is_authority(text);
     !is_hollow && !text.contains(char::is_whitespace) && validate::iri_reference::<IriSpec>(text).is_ok()
 }
 
@@ -143,10 +146,21 @@ mod tests {
             assert_eq!(time(text).as_deref(), Ok(written), "{text}");
         }
         for text in [
-            "", "yesterday", "2018-04-05", "2018-04-05 03:56:24Z", "2018-04-05T03:56:24", "2016-12-31T23:59:60Z",
-            "9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00", "0000-01-01T00:00:00Z",
-            "+10000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "2018-13-05T03:56:24Z", "2018-04-05T24:00:00Z",
-            "2018-04-05T03:56:24+24:00", "２018-04-05T03:56:24Z",
+            "",
+            "yesterday",
+            "2018-04-05",
+            "2018-04-05 03:56:24Z",
+            "2018-04-05T03:56:24",
+            "2016-12-31T23:59:60Z",
+            "9999-12-31T23:59:59-01:00",
+            "0001-01-01T00:00:00+01:00",
+            "0000-01-01T00:00:00Z",
+            "+10000-01-01T00:00:00Z",
+            "10000-01-01T00:00:00Z",
+            "2018-13-05T03:56:24Z",
+            "2018-04-05T24:00:00Z",
+            "2018-04-05T03:56:24+24:00",
+            "２018-04-05T03:56:24Z",
         ] {
             assert!(time(text).is_err(), "{text}");
         }
@@ -154,12 +168,29 @@ mod tests {
 
     #[test]
     fn a_source_is_a_reference_that_java_and_go_read() {
-        for text in ["/", "/s", "s", "?q", "#f", "urn:event:1", "https://h:1/p?q#f", "/é", "a/b:c", "mailto:a@b", "//h"] {
+        for text in [
+            "/",
+            "/s",
+            "s",
+            "?q",
+            "#f",
+            "urn:event:1",
+            "https://h:1/p?q#f",
+            "/é",
+            "a/b:c",
+            "mailto:a@b",
+            "//h",
+        ] {
             assert!(is_uri_reference(text), "{text}");
         }
-        for text in ["", " ", "/a b", "a:", "a:#f", "//", "http://", ":a", "1:a", "/%", "/%zz", "/<", "/\"", "/\u{a0}", "a\nb"] {
+        for text in [
+            "", " ", "/a b", "a:", "a:#f", "//", "http://", ":a", "1:a", "/%", "/%zz", "/<", "/\"",
+            "/\u{a0}", "a\nb",
+        ] {
             assert!(!is_uri_reference(text), "{text}");
         }
-        assert!(is_absolute_uri("urn:schema:1") && is_absolute_uri("https://h/s#f") && !is_absolute_uri("/s"));
+        assert!(
+            is_absolute_uri("urn:schema:1") && is_absolute_uri("https://h/s#f") && !is_absolute_uri("/s")
+        );
     }
 }

@@ -101,7 +101,9 @@ impl Event {
         }
         if let Some(content_type) = &event.content_type {
             if media::is_cloud_event(content_type) {
-                return Err(InvalidEvent::attribute("datacontenttype", "would be taken for another event").into());
+                return Err(
+                    InvalidEvent::attribute("datacontenttype", "would be taken for another event").into()
+                );
             }
             headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type).map_err(Undecodable::new)?);
         }

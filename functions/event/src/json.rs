@@ -43,7 +43,9 @@ pub(crate) fn decode(json: &str) -> Result<Event, InvalidEvent> {
         }
     }
     event.data = match (data, base64) {
-        (Some(_), Some(_)) => return Err(InvalidEvent::message("`data` and `data_base64` exclude each other")),
+        (Some(_), Some(_)) => {
+            return Err(InvalidEvent::message("`data` and `data_base64` exclude each other"));
+        }
         (Some(raw), None) => content(raw, event.content_type.as_deref())?,
         (None, Some(raw)) => from_base64(raw)?,
         (None, None) => Bytes::new(),
@@ -74,14 +76,16 @@ fn text(name: &str, raw: &RawValue) -> Result<Option<String>, InvalidEvent> {
     let is_string_only = STRINGS.contains(&name);
     match json.as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"') => serde_json::from_str(json)
-            .map(Some)
-            .map_err(|e| InvalidEvent::attribute(name, format!("must be a string of Unicode characters: {e}"))),
+        Some(b'"') => serde_json::from_str(json).map(Some).map_err(|e| {
+            InvalidEvent::attribute(name, format!("must be a string of Unicode characters: {e}"))
+        }),
         _ if is_string_only => Err(InvalidEvent::attribute(name, "must be a string")),
         Some(b't' | b'f') => Ok(Some(json.to_owned())),
-        Some(b'-' | b'0'..=b'9') => json.parse::<i32>().map(|number| Some(number.to_string())).map_err(|_| {
-            InvalidEvent::attribute(name, "must be an integer of 32 bits; send other numbers as strings")
-        }),
+        Some(b'-' | b'0'..=b'9') => {
+            json.parse::<i32>().map(|number| Some(number.to_string())).map_err(|_| {
+                InvalidEvent::attribute(name, "must be an integer of 32 bits; send other numbers as strings")
+            })
+        }
         _ => Err(InvalidEvent::attribute(name, "must be a string, an integer of 32 bits or a boolean")),
     }
 }

@@ -42,8 +42,12 @@ impl Event {
     /// An event with the attributes that each one must have, and no data.
     #[must_use]
     pub fn new(id: impl Into<String>, source: impl Into<String>, kind: impl Into<String>) -> Self {
-        let attributes =
-            [("specversion", "1.0".to_owned()), ("id", id.into()), ("source", source.into()), ("type", kind.into())];
+        let attributes = [
+            ("specversion", "1.0".to_owned()),
+            ("id", id.into()),
+            ("source", source.into()),
+            ("type", kind.into()),
+        ];
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).into();
         Self { attributes, content_type: None, data: Bytes::new() }
     }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::{BATCHED, Event, InvalidEvent, STRUCTURED, binary, connector, is_json, json, limits::MAX_ADMITTED_SIZE, media};
+use crate::{
+    BATCHED, Event, InvalidEvent, STRUCTURED, binary, connector, is_json, json, limits::MAX_ADMITTED_SIZE,
+    media,
+};
 
 /// Longest `traceparent` and `tracestate` that go on with an event, bytes (W3C Trace Context asks for 55 and 512).
 const MAX_TRACE: [(&str, usize); 2] = [("traceparent", 128), ("tracestate", 512)];

@@ -102,8 +102,7 @@ impl Event {
         }
         event.set_record_headers(&record.headers);
         // A content type that HTTP cannot say is left out: the record is none the worse for it.
-        event.content_type =
-            content_type.filter(|kind| http::HeaderValue::try_from(kind).is_ok());
+        event.content_type = content_type.filter(|kind| http::HeaderValue::try_from(kind).is_ok());
         event.data = record.value.clone().unwrap_or_default();
         Ok(event)
     }
@@ -119,7 +118,8 @@ impl Event {
     }
 
     fn binary_record(record: &Record, content_type: Option<String>) -> Result<Self, Undecodable> {
-        let mut event = Self { content_type, data: record.value.clone().unwrap_or_default(), ..Self::default() };
+        let mut event =
+            Self { content_type, data: record.value.clone().unwrap_or_default(), ..Self::default() };
         let mut seen = HashMap::with_capacity(record.headers.len());
         for (header, value) in &record.headers {
             let Some(name) = header.strip_prefix("ce_") else { continue };

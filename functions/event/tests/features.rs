@@ -5,9 +5,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cucumber::{World as _, gherkin::Step, given, then, when};
+use event::{Event, Received};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
-use event::{Event, Received};
 
 #[derive(Debug, Default, cucumber::World)]
 struct World {

@@ -191,3 +191,32 @@ fn what_is_no_cloud_event_is_told_apart() {
     }
     assert!(detail(&HeaderMap::new(), &user, 400).contains("ce-specversion"));
 }
+
+#[test]
+fn a_batch_names_the_first_fault_whether_of_an_event_or_of_its_user() {
+    let good = structured(&format!(r#","data":{}"#, json_user("a")));
+    let bad_user = structured(&format!(r#","data":{}"#, json_user("")));
+    let bad_event = structured(r#","subject":"""#);
+    let batch = headers(&[("content-type", BATCHED)]);
+    assert!(detail(&batch, &format!("[{good},{bad_user},{bad_event}]"), 400).contains("event 1 "));
+    assert!(detail(&batch, &format!("[{good},{bad_event},{bad_user}]"), 400).contains("event 1 "));
+    assert!(detail(&batch, &format!("[{bad_user},{bad_event}]"), 400).contains("event 0 "));
+    assert!(detail(&batch, &format!("[{bad_event}]"), 400).contains("event 0 "));
+}
+
+#[test]
+fn a_user_is_an_object_with_or_without_a_byte_order_mark() {
+    let array = format!(r#"["{ID}","a"]"#);
+    for body in
+        [array.clone(), format!("\u{feff}{array}"), format!(" {array}"), format!("[{}]", json_user("a"))]
+    {
+        assert!(detail(&binary(&[]), &body, 400).contains("JSON"), "{body}");
+        assert!(User::from_json(body.as_bytes()).is_err());
+    }
+    let with_mark = format!("\u{feff}{}", json_user("a"));
+    assert_eq!(User::from_json(with_mark.as_bytes()).unwrap().name, "a");
+    assert_eq!(read(&binary(&[]), &with_mark).unwrap()[0].name, "a");
+    for name in [r"\ud800", r"\udc00\ud800", r"a\ud83d"] {
+        assert!(User::from_json(json_user(name).as_bytes()).is_err(), "{name}");
+    }
+}
