@@ -5,14 +5,15 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 /// Packages of this workspace, and all of it that each may name.
-const ARROWS: [(&str, &[&str]); 9] = [
-    ("shared", &[]),
+const ARROWS: [(&str, &[&str]); 10] = [
+    ("event", &[]),
+    ("shared", &["event"]),
     ("ingest", &["backend-log", "shared"]),
     ("count", &["backend-views", "shared"]),
     ("store", &["backend-master", "shared"]),
     ("batch", &["backend-master", "shared"]),
     ("analytics", &["backend-master", "backend-views", "shared"]),
-    ("eventing", &["backend-log", "shared"]),
+    ("eventing", &["backend-log", "event", "shared"]),
     ("forwarder", &["backend-log", "eventing", "shared"]),
     ("serving", &["shared"]),
 ];

@@ -1,7 +1,7 @@
-//! The time that a message takes is linear in its length, whatever is in it: a ratio, so that no machine is too slow.
+//! The time that a message takes is linear in its length, whatever is in it: a ratio of processor times, so that no machine is too slow.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use event::{BATCHED, Delivered, Event, Origin, Received, Record, STRUCTURED};
@@ -13,24 +13,30 @@ const LIMIT: f64 = 2.5;
 const NOISE: Duration = Duration::from_micros(500);
 const REQUIRED: &str = r#""specversion":"1.0","id":"1","source":"/s","type":"t""#;
 
+/// What this thread has used of a processor, which others on the machine do not change.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// The best of several runs.
 fn best(input: &str, run: impl Fn(&str)) -> Duration {
     let time = |_| {
-        let start = Instant::now();
+        let start = processor_time();
         run(input);
-        start.elapsed()
+        processor_time() - start
     };
     (0..7).map(time).min().unwrap()
 }
 
 fn grows_linearly(what: &str, make: impl Fn(usize) -> String, run: impl Fn(&str)) {
     let (small, large) = (make(1), make(2));
-    // Scheduling may disturb one comparison, but not each of them.
-    let ratio = |_| {
+    let mut ratios = Vec::new();
+    // Caches and allocators may disturb one comparison, but not each of them.
+    while ratios.len() < 5 && !ratios.iter().any(|ratio| *ratio <= LIMIT) {
         let (small, large) = (best(&small, &run), best(&large, &run));
-        if large < NOISE { 0.0 } else { large.as_secs_f64() / small.as_secs_f64() }
-    };
-    let ratios: Vec<f64> = (0..5).map(ratio).collect();
+        ratios.push(if large < NOISE { 0.0 } else { large.as_secs_f64() / small.as_secs_f64() });
+    }
     assert!(ratios.iter().any(|ratio| *ratio <= LIMIT), "{what}: {ratios:?}");
 }
 
