@@ -312,3 +312,6 @@ async fn read(body: &mut Incoming, limit: usize) -> Result<Bytes, Box<Response>>
     }
     Ok(whole.freeze())
 }
+
+#[cfg(test)]
+mod tests;
