@@ -36,7 +36,9 @@ impl Query {
                 "to" => window.to = Some(time("to", &value)?),
                 "limit" => window.limit = limit(&value)?,
                 "before" => {
-                    window.below = Some(value.parse().map_err(|_| bad("before", "must be a userCount"))?)
+                    let below = value.parse().map_err(|_| bad("before", "must be a userCount"))?;
+                    // No count is larger, and stores keep no larger numbers.
+                    window.below = Some(u64::min(below, i64::MAX as u64));
                 }
                 "step" => {
                     let length = duration(&value)
@@ -53,6 +55,8 @@ impl Query {
         {
             return Err(bad("to", "must be later than `from`"));
         }
+        window.from = window.from.map(within_years);
+        window.to = window.to.map(within_years);
         Ok(Self { window, step })
     }
 
@@ -61,7 +65,7 @@ impl Query {
         // What is left of the point's step is not another step.
         let step_start = self.window.step_s.and_then(|s| {
             let seconds = oldest.time.timestamp();
-            DateTime::from_timestamp(seconds - seconds.rem_euclid(s), 0)
+            DateTime::from_timestamp(seconds.checked_sub(seconds.rem_euclid(s))?, 0).map(within_years)
         });
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         for (name, value) in [("from", self.window.from), ("to", step_start.or(self.window.to))] {
@@ -85,6 +89,24 @@ fn time(name: &str, value: &str) -> Result<DateTime<Utc>, Rejection> {
     let time = DateTime::parse_from_rfc3339(&value.replace(' ', "+"));
     time.map(|t| t.with_timezone(&Utc))
         .map_err(|_| bad(name, "must be a time of RFC 3339 like 2022-05-14T16:57:40Z"))
+}
+
+/// RFC 3339 has the years 0 to 9999. An offset can lead out of them, and then a `Link` could not name the time; no
+/// point lies out there, so the edge stands for it. A leap second is the second that follows it.
+fn within_years(time: DateTime<Utc>) -> DateTime<Utc> {
+    const FIRST: i64 = -62_167_219_200;
+    const LAST: i64 = 253_402_300_799;
+    let (leap, nanos) = match time.timestamp_subsec_nanos() {
+        nanos @ 1_000_000_000.. => (1, nanos - 1_000_000_000),
+        nanos => (0, nanos),
+    };
+    let seconds = time.timestamp().saturating_add(leap);
+    let (seconds, nanos) = match seconds {
+        ..FIRST => (FIRST, 0),
+        FIRST..=LAST => (seconds, nanos),
+        _ => (LAST, 999_999_999),
+    };
+    DateTime::from_timestamp(seconds, nanos).unwrap_or(time)
 }
 
 fn limit(value: &str) -> Result<usize, Rejection> {
@@ -138,6 +160,30 @@ mod tests {
         let again = Query::parse(&query.before(&point("2022-05-14T18:00:01Z", 12))).unwrap();
         let to = "2022-05-14T18:00:00Z".parse().ok();
         assert_eq!(again.window, Window { to, below: None, ..query.window });
+    }
+
+    #[test]
+    fn every_link_is_understood_at_the_edges_of_years_steps_and_limits() {
+        for asked in [
+            "to=9999-12-31T23:59:59-01:00",
+            "from=0000-01-01T00:00:00%2B01:00",
+            "from=0000-01-01T00:00:00%2B23:59&to=9999-12-31T23:59:59.999999999-23:59",
+            "to=2016-12-31T23:59:60Z",
+            "to=9999-12-31T23:59:60Z",
+            "step=4294967295d&to=9999-12-31T23:59:59-01:00",
+            "step=1s&from=0000-01-01T00:00:00Z&limit=10000",
+            "before=18446744073709551615&limit=1",
+        ] {
+            let query = Query::parse(asked).unwrap();
+            for time in ["1970-01-01T00:00:00Z", "2022-05-14T18:00:01Z", "9999-12-31T23:59:59Z"] {
+                let link = query.before(&point(time, 12));
+                let again = Query::parse(&link);
+                assert!(
+                    again.is_ok() || query.window.from >= time.parse().ok(),
+                    "{asked} -> {link}: {again:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use shared::{
     config::Config,
     error::{Error, Rejection},
-    event,
+    event, offload,
     router::{Request, Response, Router, json},
     serve,
 };
@@ -17,7 +17,7 @@ use shared::{
 pub fn run() -> ExitCode {
     serve::run("batch", |config: &Config| {
         let master = backend_master::open(&config.master_url)?;
-        Ok(routes(master))
+        Ok(routes(master).guarded(config.event_token.clone()))
     })
 }
 
@@ -33,8 +33,9 @@ pub fn routes(master: Arc<dyn Master>) -> Router {
 }
 
 async fn tick(master: Arc<dyn Master>, request: Request) -> Result<Response, Error> {
-    event::from_http(&request.headers, &request.body)?;
-    let full = match request.query.as_str() {
+    let query = request.query.clone();
+    offload::run(request.body.len(), move || event::from_http(&request.headers, &request.body)).await?;
+    let full = match query.as_str() {
         "" | "full=false" => false,
         "full=true" => true,
         other => {

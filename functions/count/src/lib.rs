@@ -11,6 +11,7 @@ use shared::{
     error::Error,
     event,
     group::GroupCommit,
+    offload,
     router::{Request, Response, Router, empty, json as answer},
     serve,
 };
@@ -23,7 +24,7 @@ const GROUP: usize = 1_000;
 pub fn run() -> ExitCode {
     serve::run("count", |config: &Config| {
         let views = backend_views::open(&config.views_url, config.speed_retention)?;
-        Ok(routes(views))
+        Ok(routes(views).guarded(config.event_token.clone()))
     })
 }
 
@@ -38,10 +39,12 @@ pub fn routes(views: Arc<dyn Views>) -> Router {
             Ok(vec![(); count])
         }
     });
+    let progress = counts.progress();
     Router::new(move || {
         let views = ready.clone();
         async move { views.ready().await.map_err(|e| Error::unavailable(&e)) }
     })
+    .watching(progress)
     .route(Method::POST, "/", move |request| count(counts.clone(), request))
     .route(Method::GET, "/user/count", move |_| {
         let views = total.clone();
@@ -53,10 +56,14 @@ pub fn routes(views: Arc<dyn Views>) -> Router {
 }
 
 async fn count(counts: GroupCommit<Uuid, ()>, request: Request) -> Result<Response, Error> {
-    let users = event::users_from_http(&request.headers, &request.body)?;
-    let ids: Vec<_> = users.into_iter().map(|user| user.id).collect();
+    let ids = offload::run(request.body.len(), move || ids(&request)).await?;
     if !ids.is_empty() {
         counts.submit(ids).await?;
     }
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+fn ids(request: &Request) -> Result<Vec<Uuid>, Error> {
+    let users = event::users_from_http(&request.headers, &request.body)?;
+    Ok(users.into_iter().map(|user| user.id).collect())
 }

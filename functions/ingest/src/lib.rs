@@ -10,6 +10,7 @@ use shared::{
     error::Error,
     event,
     group::GroupCommit,
+    offload,
     record::Record,
     router::{Request, Response, Router, empty, json},
     serve,
@@ -38,11 +39,12 @@ pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
             Ok(vec![(); count])
         }
     });
-    let events = appends.clone();
+    let (events, progress) = (appends.clone(), appends.progress());
     Router::new(move || {
         let log = ready.clone();
         async move { Ok(log.ready().await?) }
     })
+    .watching(progress)
     .route(Method::POST, "/user", move |request| user(appends.clone(), request))
     .route(Method::POST, "/", move |request| cloud_events(events.clone(), request))
 }
@@ -61,10 +63,14 @@ async fn user(appends: GroupCommit<Record, ()>, request: Request) -> Result<Resp
 }
 
 async fn cloud_events(appends: GroupCommit<Record, ()>, request: Request) -> Result<Response, Error> {
-    let admitted = event::admitted_from_http(&request.headers, &request.body)?;
-    let records: Vec<_> = admitted.iter().map(|(event, user)| event::to_record(event, user)).collect();
+    let records = offload::run(request.body.len(), move || records(&request)).await?;
     if !records.is_empty() {
         appends.submit(records).await?;
     }
     Ok(empty(StatusCode::ACCEPTED))
+}
+
+fn records(request: &Request) -> Result<Vec<Record>, Error> {
+    let admitted = event::admitted_from_http(&request.headers, &request.body)?;
+    Ok(admitted.iter().map(|(event, user)| event::to_record(event, user)).collect())
 }

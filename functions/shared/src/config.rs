@@ -49,6 +49,9 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// `SPEED_RETENTION`: how long the speed layer keeps its history; the batch layer serves what is older.
     pub speed_retention: Duration,
+    /// `EVENT_TOKEN`, or what the file `EVENT_TOKEN_FILE` holds: the secret that internal functions want of whoever
+    /// sends them events.
+    pub event_token: Option<String>,
 }
 
 /// The folder of everything embedded, unless told otherwise.
@@ -88,8 +91,31 @@ impl Config {
                 })?,
                 None => SPEED_RETENTION,
             },
+            event_token: event_token(&get)?,
         })
     }
+}
+
+/// The secret of events; a file that cannot be read or holds nothing is an error, since it would leave the door open.
+fn event_token(get: impl Fn(&str) -> Option<String>) -> Result<Option<String>, ConfigError> {
+    const FILE: &str = "EVENT_TOKEN_FILE";
+    let (key, token) = match (get("EVENT_TOKEN"), get(FILE)) {
+        (Some(_), Some(_)) => {
+            return Err(ConfigError::new(FILE, "is set beside EVENT_TOKEN; set one of them"));
+        }
+        (Some(token), None) => ("EVENT_TOKEN", token),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(&path);
+            (FILE, text.map_err(|e| ConfigError::new(FILE, format!("{path} cannot be read: {e}")))?)
+        }
+        (None, None) => return Ok(None),
+    };
+    // The end of the line that editors and `echo` add to a file.
+    let token = token.trim_end_matches(['\r', '\n']);
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(ConfigError::new(key, "must be visible ASCII characters without spaces, at least one"));
+    }
+    Ok(Some(token.to_owned()))
 }
 
 /// Finds keys: the environment wins over the file that it names. An empty value is none.
@@ -202,6 +228,26 @@ mod tests {
             assert_eq!(read(&[("MASTER_URL", bad)]).err().unwrap().key, "MASTER_URL");
         }
         assert_eq!(read(&[("LOG_URL", "sqlite:$(odd)/log.db")]).unwrap().log_url, "sqlite:$(odd)/log.db");
+    }
+
+    #[test]
+    fn the_secret_of_events_comes_from_a_key_or_a_file_and_is_never_empty_by_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name).to_str().unwrap().to_owned()
+        };
+        let (good, empty, gone) = (file("good", "s3cret\n"), file("empty", "\n"), dir.path().join("gone"));
+        let token = |pairs: &[(&str, &str)]| read(pairs).map(|c| c.event_token).map_err(|e| e.key);
+        assert_eq!(token(&[]), Ok(None));
+        assert_eq!(token(&[("EVENT_TOKEN", "")]), Ok(None));
+        assert_eq!(token(&[("EVENT_TOKEN", "s3cret")]), Ok(Some("s3cret".into())));
+        assert_eq!(token(&[("EVENT_TOKEN_FILE", &good)]), Ok(Some("s3cret".into())));
+        assert_eq!(token(&[("EVENT_TOKEN", "a b")]), Err("EVENT_TOKEN".into()));
+        for bad in [&empty, gone.to_str().unwrap()] {
+            assert_eq!(token(&[("EVENT_TOKEN_FILE", bad)]), Err("EVENT_TOKEN_FILE".into()));
+        }
+        assert!(token(&[("EVENT_TOKEN_FILE", &good), ("EVENT_TOKEN", "x")]).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::error::Error;
+use crate::{error::Error, progress::Progress};
 
 /// Most requests that wait for a commit; one more is told to come again.
 const QUEUE: usize = 20_000;
@@ -16,11 +16,12 @@ type Waiting<I, O> = (Vec<I>, oneshot::Sender<Result<Vec<O>, Error>>);
 /// The queue in front of a commit. Clones share it.
 pub struct GroupCommit<I, O> {
     queue: mpsc::Sender<Waiting<I, O>>,
+    progress: Progress,
 }
 
 impl<I, O> Clone for GroupCommit<I, O> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone() }
+        Self { queue: self.queue.clone(), progress: self.progress.clone() }
     }
 }
 
@@ -33,8 +34,15 @@ impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
         F: Future<Output = Result<Vec<O>, Error>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(work(waiting, most, at_once, commit));
-        Self { queue }
+        let progress = Progress::new();
+        tokio::spawn(work(waiting, most, at_once, commit, progress.clone()));
+        Self { queue, progress }
+    }
+
+    /// Whether commits make progress.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Waits until the items are committed. When the caller gives up waiting they are committed all the same.
@@ -49,23 +57,29 @@ impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
     }
 }
 
-async fn work<I, O, F, C>(mut waiting: mpsc::Receiver<Waiting<I, O>>, most: usize, at_once: usize, commit: C)
-where
+async fn work<I, O, F, C>(
+    mut waiting: mpsc::Receiver<Waiting<I, O>>,
+    most: usize,
+    at_once: usize,
+    commit: C,
+    progress: Progress,
+) where
     I: Send + 'static,
     O: Send + 'static,
-    C: Fn(Vec<I>) -> F,
+    C: Fn(Vec<I>) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Vec<O>, Error>> + Send + 'static,
 {
-    let lanes = Arc::new(Semaphore::new(at_once));
+    let (lanes, commit) = (Arc::new(Semaphore::new(at_once)), Arc::new(commit));
     while let Some(first) = waiting.recv().await {
         // What comes while all lanes are taken joins this group.
         let Ok(lane) = lanes.clone().acquire_owned().await else { return };
         // Lets every request that is readable now join this group instead of the next.
         tokio::task::yield_now().await;
         let (items, answers) = gather(first, &mut waiting, most);
-        let committed = commit(items);
+        // All of it in a task of its own: a commit that panics ends nothing but itself.
+        let (commit, progress) = (commit.clone(), progress.clone());
         tokio::spawn(async move {
-            answer(committed.await, answers);
+            answer(progress.track(async { commit(items).await }).await, answers);
             drop(lane);
         });
     }

@@ -8,6 +8,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -15,6 +16,7 @@ use prometheus_client::{
 
 use crate::{
     error::Error,
+    progress,
     router::{Router, answer},
 };
 
@@ -28,6 +30,8 @@ struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
     seconds: Histogram,
+    commit_seconds: Gauge,
+    commits_failed: Gauge,
 }
 
 /// One set a process: a function's process serves one function.
@@ -37,7 +41,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
     registry.register("http_requests", "Requests answered", requests.clone());
     registry.register("http_request_duration_seconds", "Time from headers to answer", seconds.clone());
-    Metrics { registry, requests, seconds }
+    let (commit_seconds, commits_failed) = (Gauge::default(), Gauge::default());
+    let help = "How long the oldest commit under way has been so; it grows while writing makes no progress";
+    registry.register("commit_under_way_seconds", help, commit_seconds.clone());
+    registry.register("commits_failed", "Commits that failed since the start", commits_failed.clone());
+    Metrics { registry, requests, seconds, commit_seconds, commits_failed }
 });
 
 /// Counts an answered request.
@@ -50,6 +58,9 @@ pub fn answered(method: &Method, status: StatusCode, took: Duration) {
 /// `GET /metrics`.
 pub fn router() -> Router {
     Router::new(|| async { Ok(()) }).route(Method::GET, "/metrics", |_| async {
+        let (oldest, failed) = progress::measure();
+        METRICS.commit_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
+        METRICS.commits_failed.set(i64::try_from(failed).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &METRICS.registry).map_err(|e| Error::unavailable(&e))?;
         Ok(answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))

@@ -1,20 +1,38 @@
 //! Which handler answers which route, and what is answered when none does.
 
-use std::{collections::HashMap, future::Future, pin::Pin};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
+use subtle::ConstantTimeEq;
 
-use crate::error::{Error, Problem};
+use crate::{
+    error::{Error, Problem},
+    progress::Progress,
+    readiness::Readiness,
+};
+
+/// The response header that all functions set, with their name: an answer without it came from something between.
+pub const FUNCTION: HeaderName = HeaderName::from_static("x-lambda-function");
+/// The request header with the secret that internal functions may want of whoever sends them events.
+pub const EVENT_TOKEN: HeaderName = HeaderName::from_static("x-event-token");
 
 /// A whole answer.
 pub type Response = http::Response<Full<Bytes>>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Handler = Box<dyn Fn(Request) -> BoxFuture<Result<Response, Error>> + Send + Sync>;
-type Check = Box<dyn Fn() -> BoxFuture<Result<(), Error>> + Send + Sync>;
 
 /// A request whose body was read, within its limit.
 #[derive(Debug)]
@@ -36,30 +54,63 @@ const LIVE: [&str; 3] = ["/healthz", "/_/health", "/health/liveness"];
 /// The paths of the readiness probe, likewise.
 const READY: [&str; 3] = ["/readyz", "/_/ready", "/health/readiness"];
 
+/// Most characters of a path that an answer repeats.
+const SHOWN: usize = 200;
+
 /// A function's routes.
 pub struct Router {
     routes: HashMap<&'static str, Vec<(Method, Handler)>>,
+    readiness: Readiness,
+    mark: Option<HeaderValue>,
+    token: Option<String>,
 }
 
 impl Router {
-    /// Only the probes: alive always, ready when `check` says so.
+    /// Only the probes: alive always, ready when `check` says so. Probes share one `check` at a time, which runs to
+    /// its end even if they go away; they are answered within 100 ms.
     pub fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let mut router = Self { routes: HashMap::new() };
+        let readiness = Readiness::new(check);
+        let (routes, shared) = (HashMap::new(), readiness.clone());
+        let mut router = Self { routes, readiness, mark: None, token: None };
         for path in LIVE {
             router = router.route(Method::GET, path, |_| async { Ok(text("ok")) });
         }
-        let check: std::sync::Arc<Check> = std::sync::Arc::new(Box::new(move || Box::pin(check())));
         for path in READY {
-            let check = check.clone();
+            let readiness = shared.clone();
             router = router.route(Method::GET, path, move |_| {
-                let checked = check();
-                async move { checked.await.map(|()| text("ok")) }
+                let readiness = readiness.clone();
+                async move { readiness.probe().await.map(|()| text("ok")) }
             });
         }
         router
+    }
+
+    /// Makes the function unready while a writer makes no progress.
+    #[must_use]
+    pub fn watching(self, writer: Progress) -> Self {
+        self.readiness.watch(writer);
+        self
+    }
+
+    /// Has every answer say whose it is, in [`FUNCTION`].
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.mark = Some(HeaderValue::from_static(name));
+        self
+    }
+
+    /// Takes only requests that carry the secret in [`EVENT_TOKEN`], except those that only read; with `None` all.
+    #[must_use]
+    pub fn guarded(mut self, token: Option<String>) -> Self {
+        self.token = token;
+        self
+    }
+
+    pub(crate) fn mark(&self) -> Option<HeaderValue> {
+        self.mark.clone()
     }
 
     /// Adds a route; the path is matched whole.
@@ -78,34 +129,62 @@ impl Router {
         self
     }
 
-    /// Whether the route is there; otherwise the 404 or 405 that the body need not be read for.
-    pub(crate) fn check(&self, method: &Method, path: &str) -> Result<(), Box<Response>> {
+    /// Whether the request may be read: its route is there and it carries what the route wants. Otherwise the answer,
+    /// for which the body need not be read: 401, 404, 405, or what `OPTIONS` asks for.
+    pub(crate) fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Box<Response>> {
+        if *method == Method::OPTIONS && path == "*" {
+            return Err(Box::new(allowing(empty(StatusCode::NO_CONTENT), "GET, HEAD, POST, OPTIONS")));
+        }
         let Some(handlers) = self.routes.get(path) else {
-            let mut known: Vec<_> =
-                self.routes.keys().filter(|p| !LIVE.contains(p) && !READY.contains(p)).collect();
-            known.sort();
-            let detail = format!("there is no `{path}` here; there is {known:?}");
-            return Err(Box::new(problem(StatusCode::NOT_FOUND, detail)));
+            return Err(Box::new(self.not_found(path)));
         };
         if handlers.iter().any(|(m, _)| m == method) {
-            return Ok(());
+            return if *method == Method::GET { Ok(()) } else { self.authorize(headers) };
         }
         let mut allowed: Vec<_> = handlers.iter().map(|(m, _)| m.as_str()).collect();
         if allowed.contains(&"GET") {
             allowed.push("HEAD");
         }
+        allowed.push("OPTIONS");
         let allowed = allowed.join(", ");
-        let mut response =
-            problem(StatusCode::METHOD_NOT_ALLOWED, format!("`{path}` takes {allowed}, not {method}"));
-        if let Ok(value) = HeaderValue::from_str(&allowed) {
-            response.headers_mut().insert(header::ALLOW, value);
+        let response = if *method == Method::OPTIONS {
+            empty(StatusCode::NO_CONTENT)
+        } else {
+            problem(StatusCode::METHOD_NOT_ALLOWED, format!("`{path}` takes {allowed}, not {method}"))
+        };
+        Err(Box::new(allowing(response, &allowed)))
+    }
+
+    fn not_found(&self, path: &str) -> Response {
+        let mut known: Vec<_> =
+            self.routes.keys().filter(|p| !LIVE.contains(p) && !READY.contains(p)).collect();
+        known.sort();
+        let path: String = path.chars().take(SHOWN).collect();
+        problem(StatusCode::NOT_FOUND, format!("there is no `{path}` here; there is {known:?}"))
+    }
+
+    /// Compares in constant time, so that an answer's time tells nothing about the secret.
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let sent = headers.get(EVENT_TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
+        if token.as_bytes().ct_eq(sent).into() {
+            return Ok(());
         }
+        let detail = format!("this function takes events only with the right `{EVENT_TOKEN}`");
+        let mut response = problem(StatusCode::UNAUTHORIZED, detail);
+        let challenge = HeaderValue::from_static("EventToken realm=\"events\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         Err(Box::new(response))
     }
 
     /// Answers a request.
     pub async fn answer(&self, request: Request) -> Response {
-        if let Err(response) = self.check(&request.method, &request.path) {
+        if let Err(response) = self.check(&request.method, &request.path, &request.headers) {
             return *response;
         }
         let handlers = self.routes.get(request.path.as_str());
@@ -146,13 +225,34 @@ pub fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
     answer(status, "application/problem+json", Problem::new(status, detail).to_json())
 }
 
+fn allowing(mut response: Response, methods: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(methods) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
 fn failure(error: &Error) -> Response {
     let mut response = problem(error.status(), error.to_string());
     if let Error::Unavailable(why) | Error::Busy(why) = error {
-        tracing::warn!(why, "could not do it now");
+        tell(why);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// Milliseconds after `STARTED` when it was last logged that something could not be done, plus one.
+static TOLD: AtomicU64 = AtomicU64::new(0);
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Logs why something could not be done; at most once a second, since during an outage it is so for every request.
+fn tell(why: &str) {
+    let now = u64::try_from(STARTED.elapsed().as_millis()).unwrap_or(u64::MAX) + 1;
+    let told = TOLD.load(Ordering::Relaxed);
+    let due = told == 0 || now - told.min(now) >= 1_000;
+    if due && TOLD.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        tracing::warn!(why, "could not do it now");
+    }
 }
 
 fn text(body: &'static str) -> Response {

@@ -1,35 +1,40 @@
 //! The HTTP server around a function: limits, slow clients, HTTP/1.1 and h2c, drain on SIGTERM.
 //! Knows no route and no backend.
 
+mod activity;
+mod bound;
+mod connection;
+mod socket;
+mod vet;
+
 use std::{
-    convert::Infallible,
+    any::Any,
     future::Future,
     io,
     net::{Ipv4Addr, SocketAddr},
+    panic::AssertUnwindSafe,
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::{
-    body::{Body, Incoming},
-    service::service_fn,
-};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-};
+use hyper::body::{Body, Incoming};
 use listenfd::ListenFd;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
+    sync::watch,
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
+use self::{activity::Activity, bound::Connections, connection::Protocols};
 use crate::{
     call,
     config::{Config, ConfigError, DATA, EXIT_CONFIG},
@@ -46,10 +51,16 @@ pub const BATCH_LIMIT: usize = 1024 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a body is read that was answered before its end.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long what a client still sends is read and forgotten behind an answer that was given early.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long requests under way may take after SIGTERM; Knative's default is 300 s before it kills.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long answers may take after SIGTERM that nobody waits for any more.
+const ABANDONED_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long no connection is accepted after one could not be.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// How long connections must have been accepted before a failure to do so is told again.
+const ACCEPT_QUIET: Duration = Duration::from_secs(30);
 
 /// Runs a function until SIGTERM or SIGINT: reads the configuration from the environment, opens its routes, serves.
 /// `name` stands in the logs. Exits 64 with one line on standard error when the configuration is wrong.
@@ -81,7 +92,8 @@ async fn function(
 ) -> Result<(), Stop> {
     let config = Config::read(|key| std::env::var(key).ok(), Path::new(DATA)).map_err(Stop::Config)?;
     let telemetry = telemetry::start(name, &config, io::stdout).map_err(Stop::Config)?;
-    let router = open(&config).map_err(Stop::Config)?;
+    bound::raise_descriptors();
+    let router = open(&config).map_err(Stop::Config)?.named(name);
     let listener = listen(config.port).await.map_err(Stop::Io)?;
     hold_lifeline();
     if let Some(port) = config.metrics_port {
@@ -128,72 +140,110 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
 
 /// Serves the routes until `stop`; then takes no new connection and lets requests under way end.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
-    let router = Arc::new(router);
-    serve_with(listener, move |_, request| respond(router.clone(), request), stop).await;
+    let (mark, router) = (router.mark(), Arc::new(router));
+    serve_marked(listener, move |_, request| respond(router.clone(), request), mark, stop).await;
 }
 
-/// Serves any handler of a client's address and request likewise.
+/// Serves any handler of a client's address and request likewise. Each request is answered in a task of its own,
+/// which runs to its end even if its client goes away; one that panics is answered with a 500.
 pub async fn serve_with<H, F>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
 where
     H: Fn(SocketAddr, hyper::Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let handler = Arc::new(handler);
-    let graceful = GracefulShutdown::new();
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(1_000);
-    let server = Arc::new(server);
-    tokio::pin!(stop);
+    serve_marked(listener, handler, None, stop).await;
+}
+
+async fn serve_marked<H, F>(
+    listener: TcpListener,
+    handler: H,
+    mark: Option<HeaderValue>,
+    stop: impl Future<Output = ()>,
+) where
+    H: Fn(SocketAddr, hyper::Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let protocols = Arc::new(Protocols::new(handler, mark));
+    let connections = Connections::new(bound::by_descriptors());
+    let (stopping, stopped) = watch::channel(());
+    let mut failures = AcceptFailures::default();
+    let mut stop = pin!(stop);
     loop {
-        let (stream, peer) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut stop => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                // Out of file descriptors, say: those under way go on, and free some.
-                Err(error) => {
-                    tracing::error!(%error, "could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
+            accepted = accept(&listener, &connections) => accepted,
         };
-        let (server, handler, watcher) = (server.clone(), handler.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            if !speaks(&stream).await {
-                return;
+        match accepted {
+            Ok((stream, peer)) => {
+                let slot = connections.admit();
+                tokio::spawn(connection::serve(stream, peer, protocols.clone(), slot, stopped.clone()));
             }
-            let service = service_fn(move |request| {
-                let answer = handler(peer, request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let connection = server.serve_connection(TokioIo::new(stream), service);
-            // A broken connection is its client's affair.
-            let _ = watcher.watch(connection.into_owned()).await;
-        });
+            // Out of file descriptors, say: those under way go on, and free some.
+            Err(error) => {
+                failures.tell(&error);
+                connections.evict_one();
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
     }
-    drop(listener);
-    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+    drop((listener, stopped));
+    drain(stopping, &protocols.tasks).await;
+}
+
+async fn accept(listener: &TcpListener, connections: &Connections) -> io::Result<(TcpStream, SocketAddr)> {
+    connections.room().await;
+    listener.accept().await
+}
+
+/// Waits for connections to end, and then a little for the answers whose clients have gone away: they have effects.
+async fn drain(stopping: watch::Sender<()>, tasks: &TaskTracker) {
+    let _ = stopping.send(());
+    tasks.close();
+    let drained = timeout(DRAIN_TIMEOUT, stopping.closed()).await.is_ok();
+    if !drained || timeout(ABANDONED_TIMEOUT, tasks.wait()).await.is_err() {
         tracing::warn!("requests were still under way when the time to drain was over");
     }
 }
 
-/// Whether the client sends anything in time: the protocol is not known before, so hyper's own timeout does not run.
-async fn speaks(stream: &TcpStream) -> bool {
-    let _ = stream.set_nodelay(true);
-    matches!(timeout(HEADER_TIMEOUT, stream.peek(&mut [0])).await, Ok(Ok(1)))
+/// Failures to accept a connection are told once, and again when there were none for a while.
+#[derive(Default)]
+struct AcceptFailures {
+    last: Option<Instant>,
+}
+
+impl AcceptFailures {
+    fn tell(&mut self, error: &io::Error) {
+        let quiet = self.last.is_none_or(|last| last.elapsed() > ACCEPT_QUIET);
+        self.last = Some(Instant::now());
+        if quiet {
+            tracing::error!(%error, "could not accept a connection; this is said once until it works again");
+        }
+    }
 }
 
 async fn respond(router: Arc<Router>, request: hyper::Request<Incoming>) -> Response {
     let (id, observed) = (call::id(request.headers()), telemetry::observe(&request));
-    call::answered(id, observed.run(answer(&router, request))).await
+    let answering = AssertUnwindSafe(answer(&router, request)).catch_unwind();
+    let answering = async { answering.await.unwrap_or_else(|panic| panicked(&*panic)) };
+    call::answered(id, observed.run(answering)).await
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let why = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(why, "a request was not answered, since its handler panicked");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "the request was not answered; this is a fault here")
 }
 
 async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
     let method = if head.method == Method::HEAD { Method::GET } else { head.method };
-    if let Err(response) = router.check(&method, head.uri.path()) {
+    if let Err(response) = router.check(&method, head.uri.path(), &head.headers) {
         return unread(*response, body);
+    }
+    if let Err(rejection) = vet::content_encoding(&head.headers) {
+        let mut response = problem(rejection.status, rejection.detail);
+        response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        return unread(response, body);
     }
     let limit = if event::media_type(&head.headers) == event::BATCHED { BATCH_LIMIT } else { ONE_LIMIT };
     let body = match read_body(body, limit).await {
@@ -204,8 +254,19 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
     router.answer(Request { method, path, query, headers: head.headers, body }).await
 }
 
+tokio::task_local! {
+    /// The connection whose request this task answers.
+    static RECEIVING: Arc<Activity>;
+}
+
+/// Marks an answer after which its connection ends, since the body of its request was not read.
+#[derive(Debug, Clone, Copy)]
+struct Unread;
+
 /// Reads a whole body of at most `limit` bytes, or says what to answer instead (400, 408 or 413).
 pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
+    let activity = RECEIVING.try_with(Arc::clone).ok();
+    let _receiving = activity.as_ref().map(|activity| activity.receiving());
     let read = timeout(BODY_TIMEOUT, read(&mut body, limit)).await.unwrap_or_else(|_| {
         Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
     });
@@ -213,12 +274,11 @@ pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Re
 }
 
 /// An answer to a request whose body was not read whole: the client is told that the connection ends with it. What it
-/// still sends is read and forgotten for a while, since closing on unread bytes would destroy the answer on its way.
+/// still sends is read and forgotten for a while by the connection, and then it is cut.
 #[must_use]
-pub fn unread<B>(mut response: http::Response<B>, mut body: Incoming) -> http::Response<B> {
+pub fn unread<B>(mut response: http::Response<B>, body: Incoming) -> http::Response<B> {
     if !body.is_end_stream() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        tokio::spawn(timeout(LINGER, async move { while let Some(Ok(_)) = body.frame().await {} }));
+        connection::ends_connection(&mut response);
     }
     response
 }
@@ -245,5 +305,13 @@ async fn read(body: &mut Incoming, limit: usize) -> Result<Bytes, Box<Response>>
         }
         whole.extend_from_slice(&data);
     }
+    // HTTP/2 lets a client end a stream without an error before it sent what it had announced.
+    if body.size_hint().lower() > 0 {
+        let detail = "the body did not come whole: it is shorter than its `Content-Length`";
+        return Err(Box::new(problem(StatusCode::BAD_REQUEST, detail)));
+    }
     Ok(whole.freeze())
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use shared::{
     error::{Error, Rejection},
     event,
     group::GroupCommit,
+    offload,
     router::{Request, Response, Router, empty},
     serve,
     user::User,
@@ -22,7 +23,7 @@ const GROUP: usize = 1_000;
 pub fn run() -> ExitCode {
     serve::run("store", |config: &Config| {
         let master = backend_master::open(&config.master_url)?;
-        Ok(routes(master))
+        Ok(routes(master).guarded(config.event_token.clone()))
     })
 }
 
@@ -34,15 +35,17 @@ pub fn routes(master: Arc<dyn Master>) -> Router {
         let master = master.clone();
         async move { master.store(users).await.map_err(|e| Error::unavailable(&e)) }
     });
+    let progress = stores.progress();
     Router::new(move || {
         let master = ready.clone();
         async move { master.ready().await.map_err(|e| Error::unavailable(&e)) }
     })
+    .watching(progress)
     .route(Method::POST, "/", move |request| store(stores.clone(), request))
 }
 
 async fn store(stores: GroupCommit<User, Stored>, request: Request) -> Result<Response, Error> {
-    let users = event::users_from_http(&request.headers, &request.body)?;
+    let users = offload::run(request.body.len(), move || users(&request)).await?;
     if users.is_empty() {
         return Ok(empty(StatusCode::NO_CONTENT));
     }
@@ -53,6 +56,10 @@ async fn store(stores: GroupCommit<User, Stored>, request: Request) -> Result<Re
         }
     }
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+fn users(request: &Request) -> Result<Vec<User>, Error> {
+    event::users_from_http(&request.headers, &request.body)
 }
 
 /// 422 and not 409: a 409 is retried, and this can never succeed.

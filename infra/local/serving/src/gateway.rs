@@ -10,14 +10,16 @@ use hyper::body::Incoming;
 use shared::serve::{BATCH_LIMIT, read_body, serve_with, unread};
 use tokio::net::TcpListener;
 
-use crate::invoker::{Invoker, refuse};
+use crate::invoker::{Invoker, refuse, strip};
 
 /// What a host that names a function ends with.
 const DOMAIN: &str = ".default.localhost";
 /// A little more than any function takes: its own answer says which limit counts.
 const BODY_LIMIT: usize = BATCH_LIMIT + 64 * 1024;
 /// Paths of the cluster's ingress, which takes them off.
-const PREFIXES: [(&str, &str); 2] = [("/ingress", "ingest"), ("/service-analytics", "analytics")];
+const PREFIXES: [(&str, &str); 2] = [("/ingress", "ingest"), (PAGES, "analytics")];
+/// The prefix behind which there is a page.
+const PAGES: &str = "/service-analytics";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -55,6 +57,9 @@ where
         Ok(target) => target,
         Err(detail) => return unread(refuse(StatusCode::NOT_FOUND, detail), request.into_body()),
     };
+    if let Some(folder) = folder(request.method(), request.uri(), &target) {
+        return unread(folder, request.into_body());
+    }
     if matches!(target, Target::Status) && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "the status page takes GET, HEAD");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -68,6 +73,8 @@ where
     match target {
         Target::Status => status(Request::from_parts(head, body)).await,
         Target::Function { name, cut } => {
+            // First, so that nothing which `Connection` names takes off what is added here.
+            strip(&mut head.headers);
             forwarded(&mut head.headers, peer, host.as_deref());
             if let Some(host) = host.and_then(|h| HeaderValue::from_str(&h).ok()) {
                 head.headers.insert(header::HOST, host);
@@ -105,8 +112,26 @@ fn target(host: Option<&str>, path: &str, invoker: &Invoker) -> Result<Target, S
     Err(format!("there is no function `{name}`; there is {known:?}"))
 }
 
+/// A page's relative links need the slash behind its folder: there the client is sent, with its method. Events that are
+/// posted to a function's name are taken as they are.
+fn folder(method: &Method, uri: &Uri, target: &Target) -> Option<Response<Bytes>> {
+    let Target::Function { cut, .. } = target else { return None };
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if *cut == 0 || uri.path().len() > *cut || !(reads || uri.path() == PAGES) {
+        return None;
+    }
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let location = HeaderValue::try_from(format!("{}/{query}", uri.path())).ok()?;
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, location);
+    Some(response)
+}
+
 fn route(host: Option<&str>, path: &str) -> Option<(String, usize)> {
     let named = host.map(|h| h.rsplit_once(':').map_or(h, |(name, _)| name));
+    // A trailing dot names the same host.
+    let named = named.map(|h| h.strip_suffix('.').unwrap_or(h));
     if let Some(name) = named.and_then(|h| h.strip_suffix(DOMAIN)) {
         return Some((name.to_owned(), 0));
     }
@@ -142,9 +167,9 @@ fn forwarded(headers: &mut http::HeaderMap, peer: SocketAddr, host: Option<&str>
 }
 
 fn append(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
-    let before = headers.get(&name).and_then(|v| v.to_str().ok());
-    let value = before.map_or_else(|| value.to_owned(), |before| format!("{before}, {value}"));
-    if let Ok(value) = HeaderValue::from_str(&value) {
+    let before = headers.get_all(&name).iter().filter_map(|v| v.to_str().ok());
+    let all: Vec<_> = before.filter(|v| !v.trim().is_empty()).chain([value]).collect();
+    if let Ok(value) = HeaderValue::from_str(&all.join(", ")) {
         headers.insert(name, value);
     }
 }
@@ -171,6 +196,8 @@ mod tests {
             (None, "/function/count", Some(("count", 15))),
             (Some("store.default.localhost:8080"), "/ingress", Some(("store", 0))),
             (Some("store.default.localhost"), "/", Some(("store", 0))),
+            (Some("store.default.localhost."), "/", Some(("store", 0))),
+            (Some("store.default.localhost.:8080"), "/", Some(("store", 0))),
             (Some("localhost:8080"), "/", None),
             (Some("[::1]:8080"), "/elsewhere", None),
         ];
@@ -178,6 +205,55 @@ mod tests {
             let found = route(host, path);
             assert_eq!(found.as_ref().map(|(n, c)| (n.as_str(), *c)), expected, "{host:?} {path}");
         }
+    }
+
+    #[test]
+    fn what_connection_names_takes_off_nothing_that_is_added_here() {
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-forwarded-for, Forwarded, x-mine, host"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-mine", "a"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-anything", "b"),
+            ("x-yours", "c"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        strip(&mut headers);
+        forwarded(&mut headers, "127.0.0.1:1".parse().unwrap(), Some("a"));
+        assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(headers["forwarded"], "for=127.0.0.1;host=\"a\";proto=http");
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-yours"]);
+    }
+
+    #[test]
+    fn every_line_of_what_proxies_said_is_kept() {
+        let mut headers = http::HeaderMap::new();
+        headers.append("x-forwarded-for", HeaderValue::from_static("1.1.1.1"));
+        headers.append("x-forwarded-for", HeaderValue::from_static("2.2.2.2"));
+        forwarded(&mut headers, "127.0.0.1:1".parse().unwrap(), None);
+        assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 127.0.0.1");
+    }
+
+    #[test]
+    fn a_page_without_its_slash_leads_to_the_one_with_it() {
+        let target = |cut| Target::Function { name: "analytics".into(), cut };
+        let leads = |method: Method, uri: &str, cut| {
+            let response = folder(&method, &uri.parse().unwrap(), &target(cut))?;
+            Some((response.status().as_u16(), response.headers()["location"].to_str().unwrap().to_owned()))
+        };
+        let there = |location: &str| Some((308, location.to_owned()));
+        assert_eq!(leads(Method::GET, "/service-analytics?a=b", 18), there("/service-analytics/?a=b"));
+        assert_eq!(leads(Method::POST, "/service-analytics", 18), there("/service-analytics/"));
+        assert_eq!(leads(Method::GET, "/function/analytics", 19), there("/function/analytics/"));
+        assert_eq!(leads(Method::POST, "/function/count", 15), None);
+        assert_eq!(leads(Method::GET, "/service-analytics/", 18), None);
+        assert_eq!(leads(Method::GET, "/", 0), None);
     }
 
     #[test]

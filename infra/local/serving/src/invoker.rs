@@ -11,18 +11,19 @@ use tokio::time::timeout;
 
 use crate::function::{Function, Outcome, Refusal};
 
-/// Headers that concern one connection (RFC 9110, 7.6.1), and those that the client writes itself.
-const HOP_BY_HOP: [HeaderName; 9] = [
+/// Headers that concern one connection (RFC 9110, 7.6.1), and those that the client writes itself. All that begin with
+/// [`PROXY`] do so too.
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::TE,
     header::TRAILER,
     header::UPGRADE,
     header::EXPECT,
-    header::PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
 ];
+/// What headers between a client and a proxy begin with.
+const PROXY: &str = "proxy-";
 
 /// Reaches every function; cheap to clone.
 #[derive(Clone)]
@@ -96,7 +97,8 @@ fn outgoing(function: &str, request: Request<Bytes>) -> Request<Full<Bytes>> {
     Request::from_parts(head, Full::new(body))
 }
 
-fn strip(headers: &mut HeaderMap) {
+/// Takes off what concerned the other connection. Call it before adding anything: `Connection` may name any header.
+pub(crate) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -106,7 +108,8 @@ fn strip(headers: &mut HeaderMap) {
         // These say where the request came from and how long it is; a client cannot have them taken off.
         .filter(|name| *name != header::HOST && *name != header::CONTENT_TYPE)
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(PROXY)).cloned().collect();
+    for name in named.iter().chain(&proxy).chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }
