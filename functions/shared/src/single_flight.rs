@@ -76,7 +76,8 @@ mod tests {
 
     #[tokio::test]
     async fn callers_that_give_up_share_one_run_with_those_that_wait() {
-        let (flight, runs, go) = (SingleFlight::new(Duration::ZERO), Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (flight, runs, go) =
+            (SingleFlight::new(Duration::ZERO), Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let work = || {
             let (runs, go) = (runs.clone(), go.clone());
             async move {

@@ -110,7 +110,8 @@ impl Log for KafkaLog {
         let inner = self.0.clone();
         let checked = self.0.ready.run(|| async move {
             let producer = inner.producer()?;
-            let ask = move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY_TIMEOUT);
+            let ask =
+                move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY_TIMEOUT);
             blocking(ask).await.map(drop).map_err(Arc::new)
         });
         let checked = checked.await.unwrap_or_else(|| Err(Arc::new(KafkaFailure::Ended)));

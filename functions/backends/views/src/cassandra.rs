@@ -27,6 +27,8 @@ pub use self::error::CassandraError;
 use self::{clock::Clock, history::Retention, session::Connection, url::Url};
 use crate::{Views, ViewsError};
 
+/// How long a request waits for the session to be opened, which may have to create the schema.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long readiness waits for the session to be opened, and then for one answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer about readiness is given again: a probe that is less patient than a round trip finds it.
@@ -73,7 +75,7 @@ impl Views for CassandraViews {
         let (connection, retention) = (self.connection.clone(), self.retention);
         // Spawned, so that a conditional write and the locks around it end even if the caller is cancelled.
         let counted = tokio::spawn(async move {
-            let open = connection.get(connection.timeout()).await?;
+            let open = connection.get(OPEN_TIMEOUT).await?;
             let counted = async {
                 count::count(&open, ids).await?;
                 // Also when nothing was new: who counted it may have died before its row of history.
@@ -85,19 +87,19 @@ impl Views for CassandraViews {
     }
 
     async fn total(&self) -> Result<u64, ViewsError> {
-        let open = self.connection.get(self.connection.timeout()).await?;
+        let open = self.connection.get(OPEN_TIMEOUT).await?;
         let total = self.connection.keep(&open, count::total(&open).await)?;
         Ok(u64::try_from(total).unwrap_or(0))
     }
 
     async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
-        let open = self.connection.get(self.connection.timeout()).await?;
+        let open = self.connection.get(OPEN_TIMEOUT).await?;
         let points = window::points(&open, window, self.retention).await;
         Ok(self.connection.keep(&open, points)?)
     }
 
     async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
-        let open = self.connection.get(self.connection.timeout()).await?;
+        let open = self.connection.get(OPEN_TIMEOUT).await?;
         let oldest = window::oldest(&open, self.retention).await;
         Ok(self.connection.keep(&open, oldest)?)
     }

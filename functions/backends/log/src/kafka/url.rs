@@ -99,10 +99,10 @@ fn check(key: &str, value: &str) -> Result<(), ConfigError> {
     }
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)) => {
-            // Of a malformed URL it may be a part of a password.
-            Err(wrong("a key behind the `?` is none of librdkafka's"))
-        }
+        Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)) => match is_like_a_key(key) {
+            true => Err(wrong(format!("`{key}` is no key of librdkafka"))),
+            false => Err(wrong("a key behind the `?` is no key of librdkafka")),
+        },
         Err(KafkaError::ClientConfig(_, why, ..)) if !is_secret(key) => Err(wrong(format!("`{key}`: {why}"))),
         Err(_) => Err(wrong(format!("`{key}` has a value that librdkafka does not take"))),
     }

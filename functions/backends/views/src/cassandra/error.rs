@@ -86,7 +86,9 @@ impl CassandraError {
                 }
                 _ => true,
             },
-            Self::NoAnswer(_) | Self::Prepare(_) | Self::NoRows(_) | Self::Columns(_) | Self::Value(_) => true,
+            Self::NoAnswer(_) | Self::Prepare(_) | Self::NoRows(_) | Self::Columns(_) | Self::Value(_) => {
+                true
+            }
             Self::Connect(_)
             | Self::Tls(_)
             | Self::Opening(_)

@@ -94,11 +94,6 @@ impl Connection {
         Self(Arc::new(Shared { url, clock, state: Mutex::default() }))
     }
 
-    /// How long a request may take.
-    pub(super) fn timeout(&self) -> Duration {
-        self.0.url.timeout
-    }
-
     /// The session. Without one, waits at most so long for the background task that opens it.
     pub(super) async fn get(&self, patience: Duration) -> Result<Arc<Open>, CassandraError> {
         let mut attempt = match self.0.open_or_attempt() {

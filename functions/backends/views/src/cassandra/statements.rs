@@ -56,26 +56,27 @@ impl Statements {
     /// Prepares all at once, so that it takes one round trip.
     pub(super) async fn prepare(session: &Session, url: &Url) -> Result<Self, CassandraError> {
         let prepare = &Prepare::new(session, url);
-        let (there, totals, newest_day, days, newest, points, oldest, shards, shards_set, add_day, others) = try_join!(
-            prepare.read("SELECT id, users FROM counted WHERE shard = ? AND id IN ?"),
-            prepare.read("SELECT DISTINCT shard, users FROM counted WHERE shard IN ?"),
-            prepare.read("SELECT day FROM history_days WHERE only_row = 0 LIMIT 1"),
-            prepare.read("SELECT day FROM history_days WHERE only_row = 0 AND day >= ? AND day <= ?"),
-            prepare.read("SELECT newest_time, newest_count FROM history WHERE day = ? LIMIT 1"),
-            prepare.read(
-                "SELECT time, user_count FROM history WHERE day = ?
+        let (there, totals, newest_day, days, newest, points, oldest, shards, shards_set, add_day, others) =
+            try_join!(
+                prepare.read("SELECT id, users FROM counted WHERE shard = ? AND id IN ?"),
+                prepare.read("SELECT DISTINCT shard, users FROM counted WHERE shard IN ?"),
+                prepare.read("SELECT day FROM history_days WHERE only_row = 0 LIMIT 1"),
+                prepare.read("SELECT day FROM history_days WHERE only_row = 0 AND day >= ? AND day <= ?"),
+                prepare.read("SELECT newest_time, newest_count FROM history WHERE day = ? LIMIT 1"),
+                prepare.read(
+                    "SELECT time, user_count FROM history WHERE day = ?
                  AND (time, user_count) < (?, ?) AND (time, user_count) > (?, ?) LIMIT ?",
-            ),
-            prepare.read(
-                "SELECT time, user_count FROM history WHERE day = ? AND time >= ?
+                ),
+                prepare.read(
+                    "SELECT time, user_count FROM history WHERE day = ? AND time >= ?
                  ORDER BY time ASC, user_count ASC LIMIT 1",
-            ),
-            prepare.read(SHARDS),
-            prepare.serial_read(SHARDS),
-            // Repeating it changes nothing.
-            prepare.read("INSERT INTO history_days (only_row, day) VALUES (0, ?) USING TTL ?"),
-            prepare.writes(),
-        )?;
+                ),
+                prepare.read(SHARDS),
+                prepare.serial_read(SHARDS),
+                // Repeating it changes nothing.
+                prepare.read("INSERT INTO history_days (only_row, day) VALUES (0, ?) USING TTL ?"),
+                prepare.writes(),
+            )?;
         let [count_first, count_other, write_first, write_other, set_shards] = others;
         Ok(Self {
             there,

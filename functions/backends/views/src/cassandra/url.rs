@@ -255,4 +255,22 @@ mod tests {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn a_url_that_is_mistyped_anywhere_never_shows_its_password() {
+        let url = "cassandra://app:Mark3r@one:9043,two/views?shards=64&timeout=5s&tls=true&tls.ca=/a";
+        for at in 0..=url.len() {
+            let (head, tail) = url.split_at(at);
+            let rest = tail.get(1..).unwrap_or_default();
+            for typed in
+                ["", "/", "?", "@", "&", "=", ",", ":", "%", "#", " ", "&Mark3r", "?Mark3r=1&", "Mark3r@"]
+            {
+                for url in [format!("{head}{typed}{tail}"), format!("{head}{typed}{rest}")] {
+                    if let Err(error) = Url::parse(&url) {
+                        assert!(!error.to_string().contains("Mark3r"), "{url}: {error}");
+                    }
+                }
+            }
+        }
+    }
 }
