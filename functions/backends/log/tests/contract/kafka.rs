@@ -332,7 +332,7 @@ async fn a_record_that_is_too_large_is_rejected_and_not_tried_again() {
     let topics = Topics::new().await;
     let topic = topics.name("t");
     let large = |bytes| {
-        let mut record = record("k", 1);
+        let mut record = record("k", "1");
         record.value = Some(vec![0; bytes].into());
         vec![record]
     };

@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use backend_log::{Consumer, Delivered, Start};
+use backend_log::{Consumer, Delivered, Log, SqliteLog, Start};
 use bytes::Bytes;
 use shared::record::Record;
+use tokio::time::timeout;
 
 /// What only Kafka has: members that share a topic, a broker that is away, other clients.
 #[cfg(feature = "services")]
@@ -237,7 +238,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
             }
         }
     }
-    log.append(&topic, vec![record("k", 7_777)]).await.unwrap();
+    log.append(&topic, vec![record("k", "7777")]).await.unwrap();
     let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
     let last = timeout(Duration::from_secs(60), async {
         while !read(&mut *consumer, 1).await.iter().any(|delivered| value(delivered) == 7_777) {}
@@ -290,7 +291,7 @@ async fn a_reader_is_woken_and_an_append_fails_when_files_go_away() {
     for n in 0..3 {
         std::fs::remove_file(folder.join("log.db-bell")).unwrap();
         log.append("t", numbered(n..n + 1)).await.unwrap();
-        assert_eq!(values(&read(&mut *consumer, 1).await), [n]);
+        assert_eq!(values(&read(&mut *consumer, 1).await), BTreeSet::from([n]));
     }
     std::fs::rename(&folder, dir.path().join("elsewhere")).unwrap();
     log.append("t", numbered(3..4)).await.expect_err("nobody can find it there again");
