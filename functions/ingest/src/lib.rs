@@ -33,11 +33,8 @@ pub fn run() -> ExitCode {
 pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
     let ready = log.clone();
     let appends = GroupCommit::new(GROUP, log.commits_at_once(), move |records: Vec<Record>| {
-        let (log, topic, count) = (log.clone(), topic.clone(), records.len());
-        async move {
-            log.append(&topic, records).await?;
-            Ok(vec![(); count])
-        }
+        let (log, topic) = (log.clone(), topic.clone());
+        async move { append(&*log, &topic, records).await }
     });
     let (events, progress) = (appends.clone(), appends.progress());
     Router::new(move || {
@@ -49,7 +46,33 @@ pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
     .route(Method::POST, "/", move |request| cloud_events(events.clone(), request))
 }
 
-async fn user(appends: GroupCommit<Record, ()>, request: Request) -> Result<Response, Error> {
+/// Each record has an outcome of its own.
+type Appends = GroupCommit<Record, Result<(), Error>>;
+
+/// Appends records of many requests at once. If the log rejects one of them, each is appended alone, so that the others
+/// do not fail with it; those that were written already are written again, which is safe for users.
+async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<Result<(), Error>>, Error> {
+    let count = records.len();
+    let rejected = match log.append(topic, records.clone()).await.map_err(Error::from) {
+        Ok(()) => return Ok(vec![Ok(()); count]),
+        Err(rejected @ Error::Rejected(_)) => rejected,
+        Err(error) => return Err(error),
+    };
+    if count == 1 {
+        return Ok(vec![Err(rejected)]);
+    }
+    let mut outcomes = Vec::with_capacity(count);
+    for record in records {
+        outcomes.push(log.append(topic, vec![record]).await.map_err(Error::from));
+    }
+    Ok(outcomes)
+}
+
+async fn submit(appends: &Appends, records: Vec<Record>) -> Result<(), Error> {
+    appends.submit(records).await?.into_iter().collect()
+}
+
+async fn user(appends: Appends, request: Request) -> Result<Response, Error> {
     let media_type = event::media_type(&request.headers);
     if media_type != "application/json" {
         return Err(
@@ -58,14 +81,14 @@ async fn user(appends: GroupCommit<Record, ()>, request: Request) -> Result<Resp
     }
     let user = User::from_json(&request.body)?;
     let record = event::to_record(&event::ingested(&user, &request.headers), &user);
-    appends.submit(vec![record]).await?;
+    submit(&appends, vec![record]).await?;
     Ok(json(StatusCode::CREATED, &user))
 }
 
-async fn cloud_events(appends: GroupCommit<Record, ()>, request: Request) -> Result<Response, Error> {
+async fn cloud_events(appends: Appends, request: Request) -> Result<Response, Error> {
     let records = offload::run(request.body.len(), move || records(&request)).await?;
     if !records.is_empty() {
-        appends.submit(records).await?;
+        submit(&appends, records).await?;
     }
     Ok(empty(StatusCode::ACCEPTED))
 }

@@ -14,5 +14,6 @@ mod readiness;
 pub mod record;
 pub mod router;
 pub mod serve;
+pub mod single_flight;
 pub mod telemetry;
 pub mod user;

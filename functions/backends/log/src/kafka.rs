@@ -22,7 +22,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     types::RDKafkaErrorCode,
 };
-use shared::{config::ConfigError, record::Record};
+use shared::{config::ConfigError, record::Record, single_flight::SingleFlight};
 
 pub use self::error::KafkaFailure;
 use self::{
@@ -36,7 +36,12 @@ use crate::{Consumer, Log, LogError, Start};
 /// How long a question to a broker may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long whoever asks for readiness is kept waiting.
-const READY: Duration = Duration::from_secs(2);
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer about readiness is given again: a probe that is less patient than a round trip finds it.
+const READY_REUSE: Duration = Duration::from_millis(200);
+/// Delay before a producer that died is replaced; doubles while its successors die before they have written anything.
+const MIN_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// How long after a topic was created, or lost its leader, it is asked for again.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -46,14 +51,25 @@ pub struct KafkaLog(Arc<Inner>);
 
 struct Inner {
     url: KafkaUrl,
-    /// One a process; opened when first needed, and anew when it can write no more.
-    producer: Mutex<Option<Arc<Producer>>>,
+    producer: Mutex<Slot>,
+    ready: SingleFlight<Result<(), Arc<KafkaFailure>>>,
+}
+
+/// The producer of a process; opened when first needed, and anew when it can write no more.
+#[derive(Default)]
+struct Slot {
+    current: Option<Arc<Producer>>,
+    /// How many died one after the other without having written anything.
+    failures: u32,
+    /// No other one is opened before; each has threads and connections.
+    retry_at: Option<Instant>,
 }
 
 impl KafkaLog {
     /// The log of `kafka://host:port[,host:port]/topic?key=value`.
     pub fn new(url: &str) -> Result<Self, ConfigError> {
-        Ok(Self(Arc::new(Inner { url: KafkaUrl::parse(url)?, producer: Mutex::new(None) })))
+        let (url, ready) = (KafkaUrl::parse(url)?, SingleFlight::new(READY_REUSE));
+        Ok(Self(Arc::new(Inner { url, producer: Mutex::default(), ready })))
     }
 
     /// The topic that the URL names.
@@ -79,7 +95,9 @@ impl Log for KafkaLog {
     }
 
     async fn create(&self, topic: &str) -> Result<(), LogError> {
-        Ok(self.0.create(topic).await?)
+        let (inner, topic) = (self.0.clone(), topic.to_owned());
+        // Spawned, so that a caller that gives up leaves no half-created topic behind.
+        Ok(tokio::spawn(async move { inner.create(&topic).await }).await.map_err(KafkaFailure::GivenUp)??)
     }
 
     /// Requests of a connection are under way together, so that an append need not wait for another one's answer.
@@ -87,24 +105,44 @@ impl Log for KafkaLog {
         1_000
     }
 
+    /// One question to the brokers, in flight at most once a process, however many probes ask.
     async fn ready(&self) -> Result<(), LogError> {
-        let (inner, producer) = (self.0.clone(), self.0.producer()?);
-        let partitions = move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY);
-        Ok(blocking(partitions).await.map(drop)?)
+        let inner = self.0.clone();
+        let checked = self.0.ready.run(|| async move {
+            let producer = inner.producer()?;
+            let ask =
+                move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY_TIMEOUT);
+            blocking(ask).await.map(drop).map_err(Arc::new)
+        });
+        let checked = checked.await.unwrap_or_else(|| Err(Arc::new(KafkaFailure::Ended)));
+        Ok(checked.map_err(KafkaFailure::Shared)?)
     }
 }
 
 impl Inner {
     fn producer(&self) -> Result<Arc<Producer>, KafkaFailure> {
         let mut slot = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*slot {
-            Some(producer) if !producer.is_dead() => Ok(producer.clone()),
-            _ => {
-                let producer = slot.insert(Arc::new(Producer::open(&self.url)?)).clone();
-                self.introduce(producer.clone());
-                Ok(producer)
+        let slot = &mut *slot;
+        if let Some(producer) = &slot.current {
+            let Some(reason) = producer.fatal_error() else { return Ok(producer.clone()) };
+            let retry_at = match slot.retry_at {
+                Some(retry_at) => retry_at,
+                None => {
+                    tracing::warn!(reason, "the Kafka producer can write no more, and is replaced");
+                    // One that had written something died of a passing cause, another one of what is still there.
+                    slot.failures = if producer.has_written() { 0 } else { slot.failures.saturating_add(1) };
+                    let backoff = MIN_BACKOFF.saturating_mul(1 << slot.failures.min(10)).min(MAX_BACKOFF);
+                    *slot.retry_at.insert(Instant::now() + backoff)
+                }
+            };
+            if Instant::now() < retry_at {
+                return Err(KafkaFailure::Dead(reason));
             }
+            slot.retry_at = None;
         }
+        let producer = slot.current.insert(Arc::new(Producer::open(&self.url)?)).clone();
+        self.introduce(producer.clone());
+        Ok(producer)
     }
 
     /// An idempotent producer asks for its id whenever it hears of the cluster, and else twice a second. The first time
@@ -113,7 +151,7 @@ impl Inner {
         let (brokers, topic) = (self.url.brokers.clone(), self.url.topic.clone());
         tokio::task::spawn_blocking(move || {
             for _ in 0..2 {
-                let _ = partitions(producer.client(), &brokers, &topic, READY);
+                let _ = partitions(producer.client(), &brokers, &topic, READY_TIMEOUT);
             }
         });
     }

@@ -8,8 +8,13 @@ mod sqlite;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
+use http::StatusCode;
 pub use shared::record::Delivered;
-use shared::{config::ConfigError, error::Error, record::Record};
+use shared::{
+    config::ConfigError,
+    error::{Error, Rejection},
+    record::Record,
+};
 
 pub use crate::{
     kafka::{KafkaFailure, KafkaLog},
@@ -65,6 +70,7 @@ pub struct Batch {
 pub trait Log: Send + Sync {
     /// Appends all records to the topic or none that will be acknowledged; durable once it returns. After an error
     /// some may be there all the same; appending them again is the caller's choice, and safe for users.
+    /// Goes on if the caller gives up. One record that is too large fails all: append the others without it.
     async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError>;
     /// Reads the topic. With a group: from its committed offsets, or from `start` where it has none.
     /// Without: from `start`, and commits are forgotten.
@@ -121,6 +127,9 @@ impl From<LogError> for Error {
     /// Nothing was written when the log is full; otherwise that is unknown.
     fn from(error: LogError) -> Self {
         match error {
+            LogError::Kafka(KafkaFailure::TooLarge { .. }) => {
+                Self::Rejected(Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))
+            }
             LogError::Kafka(KafkaFailure::Full) => Self::Busy(error.to_string()),
             _ => Self::unavailable(&error),
         }

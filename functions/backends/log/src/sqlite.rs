@@ -13,7 +13,6 @@ use async_trait::async_trait;
 use backend_sqlite::{Database, Error, to_its_end};
 use serde_json::json;
 use shared::record::Record;
-use tokio::sync::OnceCell;
 
 use crate::{Consumer, Log, LogError, Start, partition};
 
@@ -61,15 +60,13 @@ pub struct SqliteLog(Arc<Inner>);
 
 struct Inner {
     database: Database,
-    /// A file of one byte; writing it wakes the consumers in all processes.
-    bell: OnceCell<File>,
 }
 
 impl SqliteLog {
     /// A log in the file, which is created when first needed.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self(Arc::new(Inner { database: Database::new(path, SCHEMA), bell: OnceCell::new() }))
+        Self(Arc::new(Inner { database: Database::new(path, SCHEMA) }))
     }
 }
 
@@ -123,31 +120,30 @@ impl Inner {
         sqlx::query(offsets).bind(topic).bind(&rows).execute(&mut *transaction).await?;
         transaction.commit().await?;
         drop(write);
-        self.ring().await
+        self.notify()
     }
 
-    /// Tells consumers that there is news. They also look by themselves, so a crash before this delays them at most.
-    async fn ring(&self) -> Result<(), Error> {
-        let bell = self.bell().await?;
-        bell.write_at(&[0], 0).map_err(|source| Error::Io { path: self.bell_path(), source })?;
-        Ok(())
+    /// Tells consumers in all processes that there is news. They also look by themselves, so a crash before this delays
+    /// them at most. Fails if the folder is gone, and with it what was just written.
+    fn notify(&self) -> Result<(), Error> {
+        self.notify_file()?.write_at(&[0], 0).map(drop).map_err(|source| self.fault(source))
     }
 
-    async fn bell(&self) -> Result<&File, Error> {
-        let open = || async {
-            // The folder is there once the database is.
-            self.database.read().await?;
-            let path = self.bell_path();
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            file.map_err(|source| Error::Io { path, source })
-        };
-        self.bell.get_or_try_init(open).await
+    /// Writing this file of one byte wakes consumers. Opened anew each time: a handle of a file that was removed or
+    /// replaced would reach nobody.
+    fn notify_file(&self) -> Result<File, Error> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.notify_path());
+        file.map_err(|source| self.fault(source))
     }
 
-    fn bell_path(&self) -> PathBuf {
+    fn notify_path(&self) -> PathBuf {
         let mut path = self.database.path().as_os_str().to_owned();
         path.push("-bell");
         PathBuf::from(path)
+    }
+
+    fn fault(&self, source: std::io::Error) -> Error {
+        Error::Io { path: self.notify_path(), source }
     }
 }
 

@@ -2,6 +2,7 @@
 //! An id and its shard's number change in one conditional batch of one partition, so that a retry changes nothing.
 
 mod answer;
+mod clock;
 mod count;
 mod error;
 mod history;
@@ -12,30 +13,56 @@ mod tls;
 mod url;
 mod window;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use shared::{
     config::ConfigError,
     history::{Point, Window},
+    single_flight::SingleFlight,
 };
 use uuid::Uuid;
 
 pub use self::error::CassandraError;
-use self::{history::Retention, session::Connection, url::Url};
+use self::{clock::Clock, history::Retention, session::Connection, url::Url};
 use crate::{Views, ViewsError};
+
+/// How long a request waits for the session to be opened, which may have to create the schema.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long readiness waits for the session to be opened, and then for one answer.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer about readiness is given again: a probe that is less patient than a round trip finds it.
+const READY_REUSE: Duration = Duration::from_millis(200);
 
 /// Views in a keyspace.
 pub struct CassandraViews {
     connection: Connection,
     retention: Retention,
+    ready: SingleFlight<Result<(), CassandraError>>,
 }
 
 impl CassandraViews {
     /// The keyspace of `cassandra://user:password@host:port/keyspace`; connects when first needed.
     /// Points older than `retention` are forgotten, the newest one too.
     pub fn new(url: &str, retention: Duration) -> Result<Self, ConfigError> {
-        Ok(Self { connection: Connection::new(Url::parse(url)?), retention: Retention::new(retention) })
+        Self::open(url, retention, Clock::of_server())
+    }
+
+    /// With another clock than Cassandra's, which answers seconds since 1970 UTC.
+    pub fn with_clock(
+        url: &str,
+        retention: Duration,
+        clock: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        Self::open(url, retention, Clock::Own(Arc::new(clock)))
+    }
+
+    fn open(url: &str, retention: Duration, clock: Clock) -> Result<Self, ConfigError> {
+        Ok(Self {
+            connection: Connection::new(Url::parse(url)?, clock),
+            retention: Retention::new(retention),
+            ready: SingleFlight::new(READY_REUSE),
+        })
     }
 }
 
@@ -45,39 +72,47 @@ impl Views for CassandraViews {
         if ids.is_empty() {
             return Ok(());
         }
-        let open = self.connection.get().await?;
-        let counted = async {
-            count::count(&open, ids).await?;
-            // Also when nothing was new: who counted it may have died before its row of history.
-            history::keep_up(&open, self.retention).await
-        };
-        Ok(self.connection.keep(&open, counted.await).await?)
+        let (connection, retention) = (self.connection.clone(), self.retention);
+        // Spawned, so that a conditional write and the locks around it end even if the caller is cancelled.
+        let counted = tokio::spawn(async move {
+            let open = connection.get(OPEN_TIMEOUT).await?;
+            let counted = async {
+                count::count(&open, ids).await?;
+                // Also when nothing was new: who counted it may have died before its row of history.
+                history::keep_up(&open, retention).await
+            };
+            connection.keep(&open, counted.await)
+        });
+        Ok(counted.await.map_err(|_| CassandraError::GivenUp)??)
     }
 
     async fn total(&self) -> Result<u64, ViewsError> {
-        let open = self.connection.get().await?;
-        let total = self.connection.keep(&open, count::total(&open).await).await?;
+        let open = self.connection.get(OPEN_TIMEOUT).await?;
+        let total = self.connection.keep(&open, count::total(&open).await)?;
         Ok(u64::try_from(total).unwrap_or(0))
     }
 
     async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
-        let open = self.connection.get().await?;
+        let open = self.connection.get(OPEN_TIMEOUT).await?;
         let points = window::points(&open, window, self.retention).await;
-        Ok(self.connection.keep(&open, points).await?)
+        Ok(self.connection.keep(&open, points)?)
     }
 
     async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
-        let open = self.connection.get().await?;
+        let open = self.connection.get(OPEN_TIMEOUT).await?;
         let oldest = window::oldest(&open, self.retention).await;
-        Ok(self.connection.keep(&open, oldest).await?)
+        Ok(self.connection.keep(&open, oldest)?)
     }
 
+    /// One query of the open session, in flight at most once a process; it neither connects nor creates anything.
     async fn ready(&self) -> Result<(), ViewsError> {
-        let open = self.connection.get().await?;
-        Ok(self
-            .connection
-            .keep(&open, schema::shards(&open.session, &open.statements).await)
-            .await
-            .map(drop)?)
+        let open = self.connection.get(READY_TIMEOUT).await?;
+        let connection = self.connection.clone();
+        let checked = self.ready.run(|| async move {
+            let check = schema::check(&open.session, &open.statements, &open.clock);
+            let checked = tokio::time::timeout(READY_TIMEOUT, check).await;
+            connection.keep(&open, checked.unwrap_or(Err(CassandraError::NoAnswer(READY_TIMEOUT))))
+        });
+        Ok(checked.await.unwrap_or(Err(CassandraError::GivenUp))?)
     }
 }

@@ -25,14 +25,26 @@ pub struct SqliteViews(Arc<Inner>);
 struct Inner {
     database: Database,
     retention_s: i64,
+    clock: Box<dyn Fn() -> i64 + Send + Sync>,
 }
 
 impl SqliteViews {
     /// Views in the file, which is created when first needed; points older than `retention` are forgotten.
     #[must_use]
     pub fn new(path: PathBuf, retention: Duration) -> Self {
+        Self::with_clock(path, retention, || chrono::Utc::now().timestamp())
+    }
+
+    /// With another clock, which answers seconds since 1970 UTC.
+    #[must_use]
+    pub fn with_clock(
+        path: PathBuf,
+        retention: Duration,
+        clock: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Self {
         let retention_s = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
-        Self(Arc::new(Inner { database: Database::new(path, SCHEMA), retention_s }))
+        let database = Database::new(path, SCHEMA);
+        Self(Arc::new(Inner { database, retention_s, clock: Box::new(clock) }))
     }
 }
 
@@ -73,11 +85,13 @@ impl Inner {
             // Nothing to make durable; who asked was told so by an earlier commit.
             return Ok(transaction.rollback().await?);
         }
-        let now = chrono::Utc::now().timestamp();
-        // Time never goes back, whatever the clock does.
+        let now = (self.clock)();
+        // What a clock that was ahead wrote into the future is now at the latest. So times and counts grow together,
+        // and no point hides those after it.
+        let correct = "UPDATE history SET time = ?1 WHERE time > ?1";
+        sqlx::query(correct).bind(now).execute(&mut *transaction).await?;
         let point = "INSERT INTO history (user_count, id, time) VALUES (
-            coalesce((SELECT max(user_count) FROM history), 0) + ?1, ?2,
-            max(?3, coalesce((SELECT time FROM history ORDER BY user_count DESC LIMIT 1), 0)))";
+            coalesce((SELECT max(user_count) FROM history), 0) + ?1, ?2, ?3)";
         sqlx::query(point)
             .bind(i64::try_from(new).unwrap_or(i64::MAX))
             .bind(&Uuid::now_v7().as_bytes()[..])

@@ -178,6 +178,10 @@ impl KafkaConsumer {
 
     /// The next records; without `wait` none where the ends are reached.
     async fn next(&mut self, max: usize, wait: bool) -> Result<Batch, KafkaFailure> {
+        if let Some((code, _)) = self.client.client().fatal_error() {
+            // Only another consumer will read again; whoever polls opens it.
+            return Err(KafkaFailure::Read(KafkaError::MessageConsumptionFatal(code)));
+        }
         self.prepare(max == 0).map_err(KafkaFailure::Read)?;
         let deadline = Instant::now() + 2 * PATIENCE;
         loop {

@@ -1,6 +1,6 @@
 //! Why Kafka could not do it, and what that means for whoever asked.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
 
@@ -13,6 +13,18 @@ pub enum KafkaFailure {
     /// As many records wait for Kafka as may; none of these was written.
     #[error("too many records wait for Kafka already; send it again later")]
     Full,
+    /// A record is larger than Kafka takes; sending it again is in vain.
+    #[error("a record is larger than the {limit} bytes that `message.max.bytes` or the topic allow")]
+    TooLarge {
+        /// Bytes of a record at most.
+        limit: usize,
+    },
+    /// The producer can write no more; another one takes its place in a moment. Nothing was written.
+    #[error("the Kafka producer is being replaced after a fatal error ({0})")]
+    Dead(String),
+    /// What a question came to that several asked at once.
+    #[error(transparent)]
+    Shared(Arc<Self>),
     /// Kafka did not confirm that it has the records; it may have all, some or none of them.
     #[error("it is unknown whether the log has it, and safe to send it again: Kafka did not confirm it{}", after(.trouble))]
     Unconfirmed {

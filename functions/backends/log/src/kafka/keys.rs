@@ -82,6 +82,7 @@ pub(super) const COMMON: &[(&str, &str)] = &[
     ("client.id", "lambda-architecture"),
     ("reconnect.backoff.max.ms", "1000"),
     ("socket.connection.setup.timeout.ms", "5000"),
+    ("socket.keepalive.enable", "true"),
     ("socket.timeout.ms", "5000"),
     ("api.version.request.timeout.ms", "5000"),
     ("topic.metadata.refresh.interval.ms", "10000"),

@@ -34,14 +34,18 @@ const FIXED: &[(&str, &str)] = &[
 const DEFAULTS: &[(&str, &str)] = &[("linger.ms", "0"), ("message.timeout.ms", "5000")];
 /// Most records of a process that wait to be confirmed, unless `queue.buffering.max.messages` says otherwise.
 const QUEUE: usize = 100_000;
+/// Bytes of the largest record unless `message.max.bytes` says otherwise; librdkafka's own default.
+const MAX_RECORD: usize = 1_000_000;
 
 /// A producer, which librdkafka serves by threads of its own.
 pub(super) struct Producer {
     native: Elsewhere<ThreadedProducer<Reports>>,
     /// A place for each record that waits to be confirmed.
     room: Arc<Semaphore>,
-    /// It will never write again.
-    dead: AtomicBool,
+    /// Bytes of the largest record that is handed over.
+    max_record: usize,
+    /// Whether Kafka confirmed anything.
+    has_written: AtomicBool,
 }
 
 impl Producer {
@@ -51,10 +55,13 @@ impl Producer {
         let queue = url.get("queue.buffering.max.messages").and_then(|text| text.parse().ok());
         // Zero means no limit to librdkafka.
         let queue = queue.filter(|queue| *queue != 0).unwrap_or(QUEUE);
+        let limit = |key| url.get(key).and_then(|text| text.parse().ok());
+        let max_record = limit("message.max.bytes").unwrap_or(MAX_RECORD);
         Ok(Self {
+            max_record,
             native: Elsewhere::new(native),
             room: Arc::new(Semaphore::new(queue)),
-            dead: AtomicBool::new(false),
+            has_written: AtomicBool::new(false),
         })
     }
 
@@ -63,6 +70,9 @@ impl Producer {
         let count = records.len();
         if count == 0 {
             return Ok(());
+        }
+        if records.iter().any(|record| wire_size(record) > self.max_record) {
+            return Err(KafkaFailure::TooLarge { limit: self.max_record });
         }
         let room = u32::try_from(count).ok().and_then(|n| self.room.clone().try_acquire_many_owned(n).ok());
         let (append, confirmed) = Append::new(count, room.ok_or(KafkaFailure::Full)?);
@@ -83,25 +93,40 @@ impl Producer {
         match confirmed {
             Ok(()) => {
                 *trouble = None;
+                self.has_written.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            Err(source) => {
-                if self.native.client().fatal_error().is_some() {
-                    self.dead.store(true, Ordering::Relaxed);
-                }
-                Err(KafkaFailure::Unconfirmed { trouble: trouble.clone(), source })
-            }
+            Err(source) if is_too_large(&source) => Err(KafkaFailure::TooLarge { limit: self.max_record }),
+            Err(source) => Err(KafkaFailure::Unconfirmed { trouble: trouble.clone(), source }),
         }
     }
 
-    /// Whether another one must take its place.
-    pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
+    /// Why this producer will never write again, if so: another one must take its place.
+    pub(super) fn fatal_error(&self) -> Option<String> {
+        let (code, reason) = self.native.client().fatal_error()?;
+        Some(format!("{code}: {reason}"))
+    }
+
+    /// Whether Kafka confirmed anything that this producer wrote.
+    pub(super) fn has_written(&self) -> bool {
+        self.has_written.load(Ordering::Relaxed)
     }
 
     pub(super) fn client(&self) -> &Client<Reports> {
         self.native.client()
     }
+}
+
+/// Bytes of a record as Kafka counts them, but for a few of its own.
+fn wire_size(record: &Record) -> usize {
+    let bytes = |field: &Option<bytes::Bytes>| field.as_ref().map_or(0, bytes::Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + value.len());
+    bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
+}
+
+/// Whether the record itself is refused, so that sending it again is in vain.
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
 fn message<'a>(

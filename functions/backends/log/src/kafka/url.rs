@@ -48,6 +48,7 @@ impl KafkaUrl {
                 pair.split_once('=').ok_or_else(|| wrong("a key has no `=value` behind it"))?;
             let (key, value) = (decode(key)?, decode(value)?);
             check(&key, &value)?;
+            // librdkafka knows the key by now, so that its name may be shown.
             if keys.iter().any(|(k, _)| *k == key) {
                 return Err(wrong(format!("`{key}` is there more than once")));
             }
@@ -98,12 +99,22 @@ fn check(key: &str, value: &str) -> Result<(), ConfigError> {
     }
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)) => {
-            Err(wrong(format!("`{key}` is no key of librdkafka")))
-        }
+        Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)) => match is_like_a_key(key) {
+            true => Err(wrong(format!("`{key}` is no key of librdkafka"))),
+            false => Err(wrong("a key behind the `?` is no key of librdkafka")),
+        },
         Err(KafkaError::ClientConfig(_, why, ..)) if !is_secret(key) => Err(wrong(format!("`{key}`: {why}"))),
         Err(_) => Err(wrong(format!("`{key}` has a value that librdkafka does not take"))),
     }
+}
+
+/// Whether a name is a mistyped key. Of a malformed URL it may be a part of a password, which must not be shown.
+fn is_like_a_key(name: &str) -> bool {
+    const GROUPS: [&str; 8] =
+        ["sasl.", "ssl.", "security.", "socket.", "queue.", "message.", "topic.", "compression."];
+    GROUPS.iter().any(|group| name.starts_with(group))
+        && name.len() < 40
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'.')
 }
 
 /// Whether a key's value must not be shown.

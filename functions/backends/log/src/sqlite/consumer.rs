@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,8 +21,8 @@ use tokio::{sync::Notify, time::timeout};
 use super::Inner;
 use crate::{Batch, Consumer, Delivered, LogError, Start};
 
-/// How long a consumer sleeps at most when nothing rings, as when a process died between its commit and the bell.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long a consumer sleeps at most without a notification, as when a process died between its commit and that.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A row of `records`.
 type Row = (i64, i32, i64, i64, Option<Vec<u8>>, String, Option<Vec<u8>>);
@@ -36,8 +39,7 @@ pub(super) struct SqliteConsumer {
     /// Place, partition and offset of what was given out and not committed.
     given_out: VecDeque<(i64, i32, i64)>,
     news: Arc<Notify>,
-    /// Rings `news` as long as it lives.
-    _watcher: RecommendedWatcher,
+    watch: Watch,
 }
 
 impl SqliteConsumer {
@@ -47,16 +49,10 @@ impl SqliteConsumer {
         group: Option<&str>,
         start: Start,
     ) -> Result<Self, LogError> {
-        log.bell().await?;
+        // The folder is there once the database is.
+        log.database.read().await?;
         let news = Arc::new(Notify::new());
-        let ring = news.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Opening and reading the bell is no news.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                ring.notify_one();
-            }
-        })?;
-        watcher.watch(&log.bell_path(), RecursiveMode::NonRecursive)?;
+        let watch = Watch::new(&log, &news)?;
         let (topic, group) = (topic.to_owned(), group.map(str::to_owned));
         let mut consumer = Self {
             log,
@@ -66,7 +62,7 @@ impl SqliteConsumer {
             finished: BTreeMap::new(),
             given_out: VecDeque::new(),
             news,
-            _watcher: watcher,
+            watch,
         };
         consumer.seek(start).await?;
         Ok(consumer)
@@ -151,6 +147,36 @@ impl SqliteConsumer {
     }
 }
 
+/// Wakes `news` when the notify file is written, as long as it lives.
+struct Watch {
+    _watcher: RecommendedWatcher,
+    lost: Arc<AtomicBool>,
+}
+
+impl Watch {
+    fn new(log: &Inner, news: &Arc<Notify>) -> Result<Self, LogError> {
+        log.notify_file()?;
+        let (news, lost) = (news.clone(), Arc::new(AtomicBool::new(false)));
+        let seen = lost.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Opening and reading the file is no news.
+            if event.is_ok_and(|event| {
+                seen.fetch_or(event.kind.is_remove(), Ordering::Relaxed);
+                !event.kind.is_access()
+            }) {
+                news.notify_one();
+            }
+        })?;
+        watcher.watch(&log.notify_path(), RecursiveMode::NonRecursive)?;
+        Ok(Self { _watcher: watcher, lost })
+    }
+
+    /// Whether the file that it watches was removed, and another one may have its name.
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
 #[async_trait]
 impl Consumer for SqliteConsumer {
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
@@ -163,7 +189,10 @@ impl Consumer for SqliteConsumer {
             if !batch.records.is_empty() {
                 return Ok(batch);
             }
-            let _ = timeout(LOOK, self.news.notified()).await;
+            let _ = timeout(POLL_INTERVAL, self.news.notified()).await;
+            if self.watch.is_lost() {
+                self.watch = Watch::new(&self.log, &self.news)?;
+            }
         }
     }
 

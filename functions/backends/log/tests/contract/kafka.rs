@@ -16,6 +16,10 @@ use std::{
 use backend_log::{Consumer, KafkaLog, Log, Start};
 use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 use shared::error::Error;
 use tokio::time::timeout;
 
@@ -302,4 +306,57 @@ async fn kcat_reads_what_was_written_and_what_it_writes_is_read() {
     assert_eq!(plain.value.as_deref(), Some(&b"{\"id\":1}"[..]));
     assert_eq!(plain.headers, [("a".to_owned(), bytes::Bytes::from_static(b"b"))]);
     topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_died_is_replaced() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let log = KafkaLog::new(&format!("kafka://{}/t", cluster.bootstrap_servers())).unwrap();
+    log.append("t", numbered(0..1)).await.unwrap();
+    // A new producer is refused its id, which is fatal to it, and then the next one, too.
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused; 2]);
+    let second = KafkaLog::new(&format!("kafka://{}/t", cluster.bootstrap_servers())).unwrap();
+    second.append("t", numbered(1..2)).await.unwrap_err();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = second.append("t", numbered(2..3)).await {
+        assert!(Instant::now() < deadline, "{error:?}");
+        tokio::task::yield_now().await;
+    }
+    second.ready().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_too_large_is_rejected_and_not_tried_again() {
+    let topics = Topics::new().await;
+    let topic = topics.name("t");
+    let large = |bytes| {
+        let mut record = record("k", "1");
+        record.value = Some(vec![0; bytes].into());
+        vec![record]
+    };
+    // What this client takes, and what the broker takes of a client that takes more.
+    for (parameters, bytes) in
+        [("", 1_000_001), ("message.max.bytes=1000", 1_001), ("message.max.bytes=9000000", 2_000_000)]
+    {
+        let error = Error::from(topics.log(parameters).append(&topic, large(bytes)).await.unwrap_err());
+        assert_eq!(error.status(), 413, "{parameters} {error}");
+    }
+    topics.log("").append(&topic, large(990_000)).await.unwrap();
+    topics.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_that_give_up_share_one_question_to_a_broker_that_is_silent() {
+    // Takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let log = KafkaLog::new(&format!("kafka://{}/t", silent.local_addr().unwrap())).unwrap();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..50 {
+        assert!(timeout(Duration::from_millis(1), log.ready()).await.is_err());
+    }
+    assert!(tasks() <= before + 1, "{} tasks", tasks() - before);
+    assert!(timeout(Duration::from_secs(10), log.ready()).await.unwrap().is_err());
 }

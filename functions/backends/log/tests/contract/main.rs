@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use backend_log::{Consumer, Delivered, Start};
+use backend_log::{Consumer, Delivered, Log, SqliteLog, Start};
 use bytes::Bytes;
 use shared::record::Record;
+use tokio::time::timeout;
 
 /// What only Kafka has: members that share a topic, a broker that is away, other clients.
 #[cfg(feature = "services")]
@@ -218,6 +219,33 @@ async fn a_poll_that_was_given_up_loses_nothing(place: &Place) {
     assert_eq!(values, (0..200).collect::<Vec<_>>());
 }
 
+async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
+    let (topic, group) = (place.topic("t"), place.group("g"));
+    let log = place.log();
+    for patience in [0, 1, 5, 20, 100].map(Duration::from_millis) {
+        for n in 0..10 {
+            // A process of its own now and then, which has nothing open.
+            let log = if n % 5 == 0 { place.log() } else { log.clone() };
+            let _ = timeout(patience, log.ready()).await;
+            let _ = timeout(patience, log.create(&topic)).await;
+            let _ = timeout(patience, log.append(&topic, numbered(0..3))).await;
+            if let Ok(Ok(mut consumer)) =
+                timeout(patience, log.consume(&topic, Some(&group), Start::Earliest)).await
+            {
+                let _ = timeout(patience, consumer.poll(1)).await;
+                let _ = timeout(patience, consumer.committed()).await;
+                let _ = timeout(patience, consumer.kept()).await;
+            }
+        }
+    }
+    log.append(&topic, vec![record("k", "7777")]).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let last = timeout(Duration::from_secs(60), async {
+        while !read(&mut *consumer, 1).await.iter().any(|delivered| value(delivered) == 7_777) {}
+    });
+    last.await.unwrap();
+}
+
 /// Runs all cases against one implementation.
 macro_rules! suite {
     ($name:ident, $place:expr) => {
@@ -230,6 +258,7 @@ macro_rules! suite {
             a_consumer_without_room_loses_nothing,
             what_many_append_at_once_reaches_a_waiting_reader_once,
             a_poll_that_was_given_up_loses_nothing,
+            calls_that_are_given_up_leave_nothing_behind,
         ]);
     };
     ($name:ident, $place:expr, [$($case:ident),* $(,)?]) => {
@@ -252,3 +281,18 @@ suite!(on_sqlite, Place::sqlite());
 
 #[cfg(feature = "services")]
 suite!(on_kafka, Place::kafka());
+
+#[tokio::test]
+async fn a_reader_is_woken_and_an_append_fails_when_files_go_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data");
+    let log = SqliteLog::new(folder.join("log.db"));
+    let mut consumer = log.consume("t", None, Start::Earliest).await.unwrap();
+    for n in 0..3 {
+        std::fs::remove_file(folder.join("log.db-bell")).unwrap();
+        log.append("t", numbered(n..n + 1)).await.unwrap();
+        assert_eq!(values(&read(&mut *consumer, 1).await), BTreeSet::from([n]));
+    }
+    std::fs::rename(&folder, dir.path().join("elsewhere")).unwrap();
+    log.append("t", numbered(3..4)).await.expect_err("nobody can find it there again");
+}

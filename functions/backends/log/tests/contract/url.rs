@@ -55,3 +55,37 @@ fn keys_of_either_side_are_taken_and_the_topic_is_known() {
     }
     assert_eq!(topic("sqlite:data/log.db"), "user");
 }
+
+#[test]
+fn a_url_that_is_mistyped_anywhere_never_shows_its_password() {
+    let good = "kafka://localhost:9092/user?security.protocol=sasl_ssl&sasl.username=me&sasl.password=Mark3r";
+    let wrong = "kafka://me:Mark3r@localhost:9092/user?linger.ms=5&x=Mark3r";
+    for url in [good, wrong] {
+        for at in 0..=url.len() {
+            let (head, tail) = url.split_at(at);
+            let rest = tail.get(1..).unwrap_or_default();
+            for typed in [
+                "",
+                "/",
+                "?",
+                "@",
+                "&",
+                "=",
+                ",",
+                ":",
+                "%",
+                "#",
+                " ",
+                "&Mark3r",
+                "?Mark3r=1&",
+                "&Mark3r=Mark3r&",
+            ] {
+                for url in [format!("{head}{typed}{tail}"), format!("{head}{typed}{rest}")] {
+                    if let Err(error) = open(&url) {
+                        assert!(!error.to_string().contains("Mark3r"), "{url}: {error}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -19,6 +19,12 @@ pub enum CassandraError {
     /// Nodes take connections and do not answer.
     #[error("no node of Cassandra answered within {0:?}")]
     NoAnswer(Duration),
+    /// The session is still being opened, which goes on in the background.
+    #[error("still connecting to Cassandra after {0:?}")]
+    Opening(Duration),
+    /// The task that did it ended with its runtime, or panicked.
+    #[error("the request to Cassandra was given up")]
+    GivenUp,
     /// A statement failed.
     #[error("Cassandra cannot do it now")]
     Execute(#[source] Arc<ExecutionError>),
@@ -69,6 +75,31 @@ impl CassandraError {
         }
     }
 
+    /// Whether the session may be the cause, so that a new one is opened: all but a node's answer that it cannot do it
+    /// at the moment. A table that is gone counts, too, since opening a session creates what is missing.
+    pub(super) fn is_session_suspect(&self) -> bool {
+        match self {
+            Self::Execute(error) => match &**error {
+                ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => false,
+                ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => {
+                    !is_momentary(error) && !matches!(error, DbError::Unavailable { .. })
+                }
+                _ => true,
+            },
+            Self::NoAnswer(_) | Self::Prepare(_) | Self::NoRows(_) | Self::Columns(_) | Self::Value(_) => {
+                true
+            }
+            Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Opening(_)
+            | Self::GivenUp
+            | Self::NoOutcome
+            | Self::Number(_)
+            | Self::Shards { .. }
+            | Self::Contended => false,
+        }
+    }
+
     /// Whether a node said that it will never do it: trying again changes nothing.
     pub(super) fn is_refused(&self) -> bool {
         let Self::Execute(error) = self else { return false };
@@ -83,11 +114,14 @@ impl CassandraError {
         let ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) = &**error else {
             return false;
         };
-        let passing = [DbError::Overloaded, DbError::IsBootstrapping];
-        passing.contains(error)
-            || matches!(error, DbError::WriteTimeout { .. } | DbError::ReadTimeout { .. })
-            || matches!(error, DbError::WriteFailure { .. } | DbError::ReadFailure { .. })
+        is_momentary(error)
     }
+}
+
+fn is_momentary(error: &DbError) -> bool {
+    matches!(error, DbError::Overloaded | DbError::IsBootstrapping)
+        || matches!(error, DbError::WriteTimeout { .. } | DbError::ReadTimeout { .. })
+        || matches!(error, DbError::WriteFailure { .. } | DbError::ReadFailure { .. })
 }
 
 impl From<NewSessionError> for CassandraError {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::try_join;
 use scylla::value::CqlValue;
 
 use super::{
@@ -15,12 +16,12 @@ use super::{
 
 /// Seconds of a day.
 pub(super) const DAY: i64 = 24 * 60 * 60;
-/// How much longer than asked for points lie there, so that clocks that differ forget the same.
-const SLACK: i64 = 60 * 60;
-/// The longest that Cassandra lets a row live, seconds.
-const LONGEST: i64 = 20 * 365 * DAY;
+/// Extra TTL that absorbs clock skew between nodes and readers, seconds.
+const SKEW_TTL: i64 = 60 * 60;
+/// The longest TTL that Cassandra takes, seconds.
+const MAX_TTL: i64 = 20 * 365 * DAY;
 
-/// How long points are kept, seconds.
+/// How long points are kept.
 #[derive(Clone, Copy)]
 pub(super) struct Retention(i64);
 
@@ -29,14 +30,14 @@ impl Retention {
         Self(i64::try_from(retention.as_secs()).unwrap_or(i64::MAX))
     }
 
-    /// Points before this time are forgotten.
-    pub(super) fn since(self) -> i64 {
-        now().saturating_sub(self.0)
+    /// Points before this time, seconds, are forgotten.
+    pub(super) fn since(self, now: i64) -> i64 {
+        now.saturating_sub(self.0)
     }
 
     /// Seconds for which a row is kept.
-    fn to_live(self, more: i64) -> i32 {
-        let seconds = self.0.saturating_add(SLACK).saturating_add(more).min(LONGEST);
+    fn ttl(self, more: i64) -> i32 {
+        let seconds = self.0.saturating_add(SKEW_TTL).saturating_add(more).min(MAX_TTL);
         i32::try_from(seconds).unwrap_or(i32::MAX)
     }
 }
@@ -52,15 +53,11 @@ pub(super) struct Day {
     before: Place,
 }
 
-fn now() -> i64 {
-    chrono::Utc::now().timestamp()
-}
-
 /// Sees to it that the newest point is the number of users.
 pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), CassandraError> {
     // One call of a process at a time: who waits here finds that a point for all was written.
     let mut known = open.day.lock().await;
-    let total = total(open).await?;
+    let (total, ()) = try_join!(total(open), open.refresh_clock())?;
     let mut tries = Tries::new();
     while !tries.won(try_once(open, retention, total, &mut known).await).await? {}
     Ok(())
@@ -72,7 +69,8 @@ async fn try_once(
     total: i64,
     known: &mut Option<Day>,
 ) -> Result<bool, CassandraError> {
-    let today = now().div_euclid(DAY);
+    let now = open.clock.now();
+    let today = now.div_euclid(DAY);
     let day = match *known {
         Some(known) if known.day >= today => known,
         _ => *known.insert(find(open, retention, today).await?),
@@ -82,8 +80,8 @@ async fn try_once(
     if count >= total {
         return Ok(true);
     }
-    // Time never goes back, whatever the clocks do.
-    let time = now().max(time).max(day.day * DAY);
+    // Time never goes back: readers rely on times and counts growing together.
+    let time = now.max(time).max(day.day * DAY);
     if write(open, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
         return Ok(false);
     }
@@ -104,7 +102,7 @@ async fn write(
 ) -> Result<Outcome, CassandraError> {
     let number = |n| Some(CqlValue::BigInt(n));
     let day = Some(CqlValue::Int(i32::try_from(day)?));
-    let to_live = Some(CqlValue::Int(retention.to_live(0)));
+    let to_live = Some(CqlValue::Int(retention.ttl(0)));
     let update = vec![
         to_live.clone(),
         number(time),
@@ -120,8 +118,8 @@ async fn write(
 /// The day for the next point.
 async fn find(open: &Open, retention: Retention, today: i64) -> Result<Day, CassandraError> {
     let day = newest_day(open).await?.map_or(today, |newest| newest.max(today));
-    // Before it is looked what stands in the days before: who writes there still sees afterwards that this has begun.
-    let begun = (i32::try_from(day)?, retention.to_live(2 * DAY));
+    // Register the new day before reading older ones: a writer still on an old day re-checks the list and sees it.
+    let begun = (i32::try_from(day)?, retention.ttl(2 * DAY));
     open.session.execute_unpaged(&open.statements.add_day, begun).await?;
     for older in days(open, 0, day - 1).await? {
         if let Some(before) = newest_of(open, older).await? {

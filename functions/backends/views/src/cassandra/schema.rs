@@ -2,9 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use scylla::client::session::Session;
+use futures_util::{future::try_join_all, try_join};
+use scylla::{client::session::Session, errors::ExecutionError, statement::prepared::PreparedStatement};
 
-use super::{CassandraError, answer::Rows, statements::Statements, url::Url};
+use super::{
+    CassandraError,
+    answer::{Outcome, Rows},
+    clock::Clock,
+    statements::Statements,
+    url::Url,
+};
 
 /// `counted` has the ids that were counted, and how many they are in each shard; `history` a partition a day, which
 /// knows its newest point; `history_days` the days that have points.
@@ -25,74 +32,121 @@ const TABLES: [(&str, &str); 4] = [
 ];
 /// Shards of a new keyspace unless told otherwise.
 const SHARDS: i32 = 4;
-/// How long creating them may take while others create them too.
-const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(200);
+/// Delay before the schema is looked at again when others were creating it at the same time.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// How long that is repeated.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The statements over the tables, which are there afterwards.
-pub(super) async fn ready(session: &Session, url: &Url) -> Result<Statements, CassandraError> {
-    let deadline = Instant::now() + PATIENCE;
+/// Sees to it that the tables exist; answers the statements over them and the number of shards.
+pub(super) async fn ready(
+    session: &Session,
+    url: &Url,
+    clock: &Clock,
+) -> Result<(Statements, i32), CassandraError> {
+    let deadline = Instant::now() + RETRY_TIMEOUT;
     loop {
         let created = async {
             create(session, url).await?;
             let statements = Statements::prepare(session, url).await?;
-            let shards = url.shards.unwrap_or(SHARDS);
-            if shards_set(session, &statements).await?.is_none() {
-                session.execute_unpaged(&statements.set_shards, (shards,)).await?;
-            }
-            Ok(statements)
+            let shards = agree_on_shards(session, &statements, url, clock).await?;
+            Ok((statements, shards))
         };
         match created.await {
-            // Of several that create a table at once, some may be told that it changed, is there already, or is not
-            // there yet. Looking again tells.
+            // Of several that create a table at once, some may be told that it changed, exists already, or does not
+            // exist yet. Looking again tells.
             Err(error @ (CassandraError::Execute(_) | CassandraError::Prepare(_)))
                 if !error.is_disconnected() && !error.is_refused() && Instant::now() < deadline =>
             {
-                tokio::time::sleep(PAUSE).await;
+                tracing::debug!(%error, "the schema is looked at again");
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
             done => return done,
         }
     }
 }
 
-/// The number of shards that the keyspace was created with.
-pub(super) async fn shards(session: &Session, statements: &Statements) -> Result<i32, CassandraError> {
-    Ok(shards_set(session, statements).await?.unwrap_or(0))
+/// One light query of a majority of the replicas: whether an id could be counted now. Also tells the server's time.
+pub(super) async fn check(
+    session: &Session,
+    statements: &Statements,
+    clock: &Clock,
+) -> Result<(), CassandraError> {
+    read_shards(session, &statements.shards, clock).await.map(drop)
 }
 
-async fn shards_set(session: &Session, statements: &Statements) -> Result<Option<i32>, CassandraError> {
-    let rows = Rows::of(session.execute_unpaged(&statements.shards, ()).await?)?;
-    Ok(rows.first::<(i32,)>()?.map(|(shards,)| shards))
+/// The number of shards, which never changes once somebody has set it.
+async fn agree_on_shards(
+    session: &Session,
+    statements: &Statements,
+    url: &Url,
+    clock: &Clock,
+) -> Result<i32, CassandraError> {
+    if let Some(shards) = read_shards(session, &statements.shards, clock).await? {
+        return Ok(shards);
+    }
+    let shards = url.shards.unwrap_or(SHARDS);
+    let set = session.execute_unpaged(&statements.set_shards, (shards,)).await?;
+    match Outcome::of(set)? {
+        Outcome::Applied => Ok(shards),
+        Outcome::Lost => Ok(read_shards(session, &statements.shards_set, clock).await?.unwrap_or(0)),
+    }
 }
 
-/// Does nothing where all is there, so that a user need not be allowed to.
+async fn read_shards(
+    session: &Session,
+    statement: &PreparedStatement,
+    clock: &Clock,
+) -> Result<Option<i32>, CassandraError> {
+    let rows = Rows::of(session.execute_unpaged(statement, ()).await?)?;
+    let row = rows.first::<(i32, i64)>()?;
+    if let Some((_, server_ms)) = row {
+        clock.set(server_ms);
+    }
+    Ok(row.map(|(shards, _)| shards))
+}
+
+/// Does nothing where all tables exist, so that a user need not be allowed to create them.
 async fn create(session: &Session, url: &Url) -> Result<(), CassandraError> {
+    // The name is of a-z, 0-9 and _ alone. As part of the text it saves the round trip of preparing.
     let keyspace = &url.keyspace;
     let names = async |query: &str| {
-        let rows = Rows::of(session.query_unpaged(query, (keyspace,)).await?)?;
+        let rows = Rows::of(session.query_unpaged(format!("{query} = '{keyspace}'"), ()).await?)?;
         let names = rows.all::<(String,)>()?.into_iter().map(|(name,)| name).collect::<Vec<_>>();
         Ok::<_, CassandraError>(names)
     };
-    let there = names("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?").await?;
-    if TABLES.iter().all(|(name, _)| there.iter().any(|t| t == name)) {
+    let (existing, keyspaces) = try_join!(
+        names("SELECT table_name FROM system_schema.tables WHERE keyspace_name"),
+        names("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name"),
+    )?;
+    let missing: Vec<_> = TABLES.iter().filter(|(name, _)| !existing.iter().any(|t| t == name)).collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    let keyspaces = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
-    if names(keyspaces).await?.is_empty() {
-        let factor = url.replication_factor;
-        let replication = match &url.datacenter {
-            Some(datacenter) => format!("'class': 'NetworkTopologyStrategy', '{datacenter}': {factor}"),
-            None => format!("'class': 'SimpleStrategy', 'replication_factor': {factor}"),
-        };
-        let create =
-            format!("CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = {{{replication}}}");
-        session.query_unpaged(create, ()).await?;
+    if keyspaces.is_empty() {
+        session.query_unpaged(create_keyspace(url), ()).await?;
+        wait_for_agreement(session).await?;
     }
-    for (name, columns) in TABLES {
-        if !there.iter().any(|t| t == name) {
-            let create = format!("CREATE TABLE IF NOT EXISTS \"{keyspace}\".{name} {columns}");
-            session.query_unpaged(create, ()).await?;
-        }
+    try_join_all(missing.into_iter().map(async |(name, columns)| {
+        let create = format!("CREATE TABLE IF NOT EXISTS \"{keyspace}\".{name} {columns}");
+        session.query_unpaged(create, ()).await.map(drop)
+    }))
+    .await?;
+    wait_for_agreement(session).await
+}
+
+fn create_keyspace(url: &Url) -> String {
+    let (keyspace, factor) = (&url.keyspace, url.replication_factor);
+    let replication = match &url.datacenter {
+        Some(datacenter) => format!("'class': 'NetworkTopologyStrategy', '{datacenter}': {factor}"),
+        None => format!("'class': 'SimpleStrategy', 'replication_factor': {factor}"),
+    };
+    format!("CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = {{{replication}}}")
+}
+
+/// Waits until all nodes have the same schema. One node agrees with itself, which saves round trips.
+async fn wait_for_agreement(session: &Session) -> Result<(), CassandraError> {
+    if session.get_cluster_state().get_nodes_info().len() > 1 {
+        session.await_schema_agreement().await.map_err(ExecutionError::from)?;
     }
     Ok(())
 }

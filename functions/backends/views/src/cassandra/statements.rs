@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::try_join;
 use scylla::{
     client::session::Session,
     policies::retry::FallthroughRetryPolicy,
@@ -16,6 +17,8 @@ use super::{
     CassandraError,
     url::{Scope, Url},
 };
+
+const SHARDS: &str = "SELECT value, toUnixTimestamp(now()) FROM settings WHERE name = 'shards'";
 
 /// The statements of a session.
 pub(super) struct Statements {
@@ -39,8 +42,10 @@ pub(super) struct Statements {
     pub(super) points: PreparedStatement,
     /// `day`, `from time` → `time`, `user_count`.
     pub(super) oldest: PreparedStatement,
-    /// → `value`.
+    /// → `value`, the server's time in milliseconds; light, so that readiness asks it.
     pub(super) shards: PreparedStatement,
+    /// The same, also of a value that is just being set.
+    pub(super) shards_set: PreparedStatement,
     /// `value`.
     pub(super) set_shards: PreparedStatement,
     timeout: Duration,
@@ -48,75 +53,47 @@ pub(super) struct Statements {
 }
 
 impl Statements {
+    /// Prepares all at once, so that it takes one round trip.
     pub(super) async fn prepare(session: &Session, url: &Url) -> Result<Self, CassandraError> {
-        let (plain, serial, serial_read) = match url.scope {
-            Scope::Cluster => (Consistency::Quorum, SerialConsistency::Serial, Consistency::Serial),
-            Scope::Datacenter(_) => {
-                (Consistency::LocalQuorum, SerialConsistency::LocalSerial, Consistency::LocalSerial)
-            }
-        };
-        let prepare = async |text: &str, consistency: Consistency| {
-            let text = text.replace("FROM ", &format!("FROM \"{}\".", url.keyspace));
-            let text = text.replace("INTO ", &format!("INTO \"{}\".", url.keyspace));
-            let text = text.replace("UPDATE ", &format!("UPDATE \"{}\".", url.keyspace));
-            let mut statement = session.prepare(text).await?;
-            statement.set_consistency(consistency);
-            statement.set_serial_consistency(Some(serial));
-            statement.set_request_timeout(Some(url.timeout));
-            // What follows an unknown outcome is decided here and not by the driver.
-            statement.set_retry_policy(Some(Arc::new(FallthroughRetryPolicy::new())));
-            Ok::<_, CassandraError>(statement)
-        };
-        let read = async |text: &str, consistency: Consistency| {
-            let mut statement = prepare(text, consistency).await?;
-            statement.set_is_idempotent(true);
-            statement.set_retry_policy(None);
-            Ok::<_, CassandraError>(statement)
-        };
-        Ok(Self {
-            there: read("SELECT id, users FROM counted WHERE shard = ? AND id IN ?", plain).await?,
-            totals: read("SELECT DISTINCT shard, users FROM counted WHERE shard IN ?", plain).await?,
-            count: [
-                prepare("UPDATE counted SET users = ? WHERE shard = ? IF users = ?", plain).await?,
-                prepare("INSERT INTO counted (shard, id) VALUES (?, ?)", plain).await?,
-            ],
-            newest_day: read("SELECT day FROM history_days WHERE only_row = 0 LIMIT 1", plain).await?,
-            days: read("SELECT day FROM history_days WHERE only_row = 0 AND day >= ? AND day <= ?", plain)
-                .await?,
-            add_day: read("INSERT INTO history_days (only_row, day) VALUES (0, ?) USING TTL ?", plain)
-                .await?,
-            newest: read("SELECT newest_time, newest_count FROM history WHERE day = ? LIMIT 1", plain)
-                .await?,
-            write: [
-                prepare(
-                    "UPDATE history USING TTL ? SET newest_time = ?, newest_count = ? WHERE day = ?
-                     IF newest_time = ? AND newest_count = ?",
-                    plain,
-                )
-                .await?,
-                prepare("INSERT INTO history (day, time, user_count) VALUES (?, ?, ?) USING TTL ?", plain)
-                    .await?,
-            ],
-            points: read(
-                "SELECT time, user_count FROM history WHERE day = ?
+        let prepare = &Prepare::new(session, url);
+        let (there, totals, newest_day, days, newest, points, oldest, shards, shards_set, add_day, others) =
+            try_join!(
+                prepare.read("SELECT id, users FROM counted WHERE shard = ? AND id IN ?"),
+                prepare.read("SELECT DISTINCT shard, users FROM counted WHERE shard IN ?"),
+                prepare.read("SELECT day FROM history_days WHERE only_row = 0 LIMIT 1"),
+                prepare.read("SELECT day FROM history_days WHERE only_row = 0 AND day >= ? AND day <= ?"),
+                prepare.read("SELECT newest_time, newest_count FROM history WHERE day = ? LIMIT 1"),
+                prepare.read(
+                    "SELECT time, user_count FROM history WHERE day = ?
                  AND (time, user_count) < (?, ?) AND (time, user_count) > (?, ?) LIMIT ?",
-                plain,
-            )
-            .await?,
-            oldest: read(
-                "SELECT time, user_count FROM history WHERE day = ? AND time >= ?
+                ),
+                prepare.read(
+                    "SELECT time, user_count FROM history WHERE day = ? AND time >= ?
                  ORDER BY time ASC, user_count ASC LIMIT 1",
-                plain,
-            )
-            .await?,
-            shards: read("SELECT value FROM settings WHERE name = 'shards'", serial_read).await?,
-            set_shards: prepare(
-                "INSERT INTO settings (name, value) VALUES ('shards', ?) IF NOT EXISTS",
-                plain,
-            )
-            .await?,
+                ),
+                prepare.read(SHARDS),
+                prepare.serial_read(SHARDS),
+                // Repeating it changes nothing.
+                prepare.read("INSERT INTO history_days (only_row, day) VALUES (0, ?) USING TTL ?"),
+                prepare.writes(),
+            )?;
+        let [count_first, count_other, write_first, write_other, set_shards] = others;
+        Ok(Self {
+            there,
+            totals,
+            count: [count_first, count_other],
+            newest_day,
+            days,
+            add_day,
+            newest,
+            write: [write_first, write_other],
+            points,
+            oldest,
+            shards,
+            shards_set,
+            set_shards,
             timeout: url.timeout,
-            serial,
+            serial: prepare.serial,
         })
     }
 
@@ -142,5 +119,67 @@ impl Statements {
         batch.set_request_timeout(Some(self.timeout));
         batch.set_retry_policy(Some(Arc::new(FallthroughRetryPolicy::new())));
         batch
+    }
+}
+
+/// Prepares statements with what all of them have in common.
+struct Prepare<'a> {
+    session: &'a Session,
+    url: &'a Url,
+    plain: Consistency,
+    serial: SerialConsistency,
+    serial_read: Consistency,
+}
+
+impl<'a> Prepare<'a> {
+    fn new(session: &'a Session, url: &'a Url) -> Self {
+        let (plain, serial, serial_read) = match url.scope {
+            Scope::Cluster => (Consistency::Quorum, SerialConsistency::Serial, Consistency::Serial),
+            Scope::Datacenter(_) => {
+                (Consistency::LocalQuorum, SerialConsistency::LocalSerial, Consistency::LocalSerial)
+            }
+        };
+        Self { session, url, plain, serial, serial_read }
+    }
+
+    async fn writes(&self) -> Result<[PreparedStatement; 5], CassandraError> {
+        let (count_first, count_other, write_first, write_other, set_shards) = try_join!(
+            self.write("UPDATE counted SET users = ? WHERE shard = ? IF users = ?"),
+            self.write("INSERT INTO counted (shard, id) VALUES (?, ?)"),
+            self.write(
+                "UPDATE history USING TTL ? SET newest_time = ?, newest_count = ? WHERE day = ?
+                 IF newest_time = ? AND newest_count = ?",
+            ),
+            self.write("INSERT INTO history (day, time, user_count) VALUES (?, ?, ?) USING TTL ?"),
+            self.write("INSERT INTO settings (name, value) VALUES ('shards', ?) IF NOT EXISTS"),
+        )?;
+        Ok([count_first, count_other, write_first, write_other, set_shards])
+    }
+
+    async fn read(&self, text: &str) -> Result<PreparedStatement, CassandraError> {
+        let mut statement = self.write(text).await?;
+        statement.set_is_idempotent(true);
+        statement.set_retry_policy(None);
+        Ok(statement)
+    }
+
+    async fn serial_read(&self, text: &str) -> Result<PreparedStatement, CassandraError> {
+        let mut statement = self.read(text).await?;
+        statement.set_consistency(self.serial_read);
+        Ok(statement)
+    }
+
+    async fn write(&self, text: &str) -> Result<PreparedStatement, CassandraError> {
+        let keyspace = &self.url.keyspace;
+        let text = text.replace("FROM ", &format!("FROM \"{keyspace}\"."));
+        let text = text.replace("INTO ", &format!("INTO \"{keyspace}\"."));
+        let text = text.replace("UPDATE ", &format!("UPDATE \"{keyspace}\"."));
+        let mut statement = self.session.prepare(text).await?;
+        statement.set_consistency(self.plain);
+        statement.set_serial_consistency(Some(self.serial));
+        statement.set_request_timeout(Some(self.url.timeout));
+        // What follows an unknown outcome is decided here and not by the driver.
+        statement.set_retry_policy(Some(Arc::new(FallthroughRetryPolicy::new())));
+        Ok(statement)
     }
 }

@@ -12,6 +12,9 @@ use super::{
     session::Open,
 };
 
+/// A `to` so many seconds ago still means "until now", for points that a clock that was ahead wrote into the future.
+const RECENT: i64 = 5;
+
 /// A point's time and count: where it stands in its day.
 type Place = (i64, i64);
 
@@ -21,8 +24,16 @@ pub(super) async fn points(
     window: Window,
     retention: Retention,
 ) -> Result<Vec<Point>, CassandraError> {
-    let from = window.from.map_or(0, ceil_seconds).max(retention.since()).max(0);
-    let to = window.to.map_or(i64::MAX, ceil_seconds);
+    open.refresh_clock().await?;
+    let now = open.clock.now();
+    let from = window.from.map_or(0, ceil_seconds).max(retention.since(now)).max(0);
+    if from > now {
+        return Ok(Vec::new());
+    }
+    let to = match window.to.map(ceil_seconds) {
+        Some(to) if to <= now && !(to >= now - RECENT && has_future(open, now).await?) => to,
+        _ => i64::MAX,
+    };
     let below = window.below.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let above = window.above.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let mut reader = Reader { open, from: (from, -1), before: (to, -1), below, kept: Vec::new() };
@@ -36,21 +47,36 @@ pub(super) async fn points(
             break;
         }
     }
+    let latest = window.to.map_or(now, |to| now.min(ceil_seconds(to) - 1));
     let within = reader.kept.into_iter().filter(|(_, count)| *count > above).take(window.limit);
-    within.map(point).collect()
+    within.map(|place| point(place, latest)).collect()
 }
 
 /// The oldest point that is kept.
 pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<Point>, CassandraError> {
-    let since = retention.since().max(0);
+    open.refresh_clock().await?;
+    let now = open.clock.now();
+    let since = retention.since(now).max(0);
     for day in days(open, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
         let values = (i32::try_from(day)?, since);
         let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
         if let Some(place) = rows.first::<Place>()? {
-            return Ok(Some(point(place)?));
+            return Ok(Some(point(place, now)?));
         }
     }
     Ok(None)
+}
+
+/// Whether a clock that was ahead has written points that are later than now. Those after them have the same time.
+async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
+    for day in days(open, now.div_euclid(DAY), i64::MAX).await? {
+        let values = (i32::try_from(day)?, now + 1);
+        let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
+        if rows.first::<Place>()?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Points stand at whole seconds: not before 1.5 s means not before 2 s, before 1.5 s means before 2 s.
@@ -129,13 +155,14 @@ impl Reader<'_> {
     }
 }
 
-/// A point is named by its place (UUID version 8), so that it needs no name of its own.
-fn point((time, count): Place) -> Result<Point, CassandraError> {
+/// A point is named by its place (UUID version 8), so that it needs no name of its own. It is shown as no later than
+/// `latest`, whatever clock wrote it.
+fn point((time, count): Place, latest: i64) -> Result<Point, CassandraError> {
     let (seconds, user_count) = (u64::try_from(time)?, u64::try_from(count)?);
     let name = u128::from(seconds) << 80 | 0x8000_8000_0000_0000_0000 | u128::from(user_count);
     Ok(Point {
         id: Uuid::from_u128(name),
-        time: DateTime::from_timestamp(time, 0).unwrap_or_default(),
+        time: DateTime::from_timestamp(time.min(latest), 0).unwrap_or_default(),
         user_count,
     })
 }

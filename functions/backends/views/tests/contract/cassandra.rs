@@ -35,6 +35,11 @@ impl Keyspace {
         self.views_through(&node(), retention, parameters)
     }
 
+    pub fn views_by(&self, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<dyn Views> {
+        let url = format!("cassandra://{}/{}", node(), self.0);
+        Arc::new(CassandraViews::with_clock(&url, WEEK, clock).unwrap())
+    }
+
     fn views_through(&self, node: &str, retention: Duration, parameters: &str) -> Arc<dyn Views> {
         let url = format!("cassandra://{node}/{}?{parameters}", self.0);
         Arc::new(CassandraViews::new(&url, retention).unwrap())
@@ -178,5 +183,61 @@ async fn a_node_that_is_away_is_said_at_once_and_used_again_within_five_seconds(
         within(Duration::from_secs(5), || views.count(ids(1))).await;
     }
     assert_eq!(counts(&views.history(ALL).await.unwrap()), [5, 4, 3]);
+    keyspace.drop().await;
+}
+
+/// Asks as queue-proxy does: with a patience of 100 ms, and at once again. Answers how long it took.
+async fn probe_until_ready(views: &dyn Views, limit: Duration) -> Duration {
+    let begun = Instant::now();
+    loop {
+        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(100), views.ready()).await {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < limit, "not ready after {limit:?}");
+        // One that is refused at once asks again a little later.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_replicas_that_are_probed_impatiently_over_a_slow_line_become_ready() {
+    let (keyspace, line) = (Keyspace::new(), Line::delayed(node(), Duration::from_millis(50)).await);
+    for round in ["first", "again"] {
+        let replicas = (0..20).map(|_| {
+            let views = keyspace.views_through(&line.address(), WEEK, "");
+            async move { probe_until_ready(&*views, Duration::from_secs(30)).await }
+        });
+        let times = futures_util::future::join_all(replicas).await;
+        println!("{round}: {:?}", times.iter().max());
+    }
+    keyspace.views(WEEK, "").count(ids(1)).await.unwrap();
+    keyspace.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_at_another_address_is_used_again() {
+    let (keyspace, old, new) = (Keyspace::new(), Line::to(node()).await, Line::to(node()).await);
+    new.hang_up();
+    let nodes = format!("{},{}", old.address(), new.address());
+    let views = keyspace.views_through(&nodes, WEEK, "timeout=2s");
+    views.count(ids(3)).await.unwrap();
+    for (gone, there) in [(&old, &new), (&new, &old)] {
+        gone.hang_up();
+        there.mend();
+        within(Duration::from_secs(5), || views.count(ids(1))).await;
+    }
+    assert_eq!(views.total().await.unwrap(), 5);
+    keyspace.drop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_tables_gets_them_again() {
+    let keyspace = Keyspace::new();
+    let views = keyspace.views(WEEK, "");
+    views.count(ids(3)).await.unwrap();
+    let drop = format!("DROP KEYSPACE {}", keyspace.0);
+    session().await.query_unpaged(drop, ()).await.unwrap();
+    within(Duration::from_secs(20), || views.count(ids(2))).await;
+    assert!(views.total().await.unwrap() >= 2);
     keyspace.drop().await;
 }

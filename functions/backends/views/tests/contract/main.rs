@@ -1,11 +1,19 @@
 //! What every implementation of `Views` promises, run against each of them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use shared::history::{Point, Window};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// What only a server can do to those who use it.
@@ -93,6 +101,74 @@ async fn what_is_older_than_the_retention_is_forgotten(place: &Place) {
     assert_eq!(views.oldest().await.unwrap().as_ref(), history.last());
 }
 
+async fn points_of_a_clock_that_was_ahead_do_not_hide_later_ones(place: &Place) {
+    const HOUR: i64 = 60 * 60;
+    let now = Utc::now().timestamp();
+    let clock = Arc::new(AtomicI64::new(now + HOUR));
+    let seen = clock.clone();
+    let views = place.views_by(move || seen.load(Ordering::Relaxed));
+    views.count(ids(1)).await.unwrap();
+    // Back to the right time, on and an hour on.
+    for (passed, count) in [(0, 2), (60, 3), (HOUR, 4), (2 * HOUR, 5)] {
+        clock.store(now + passed, Ordering::Relaxed);
+        views.count(ids(1)).await.unwrap();
+        for to in [now + passed + 1, now + passed + HOUR] {
+            let until = views.history(Window { to: Some(at(to)), ..ALL }).await.unwrap();
+            assert_eq!(until[0].user_count, count, "{passed} {to} {until:?}");
+            assert!(until.iter().all(|point| point.time < at(to)), "{passed} {to} {until:?}");
+            assert!(until.is_sorted_by(|a, b| a.time >= b.time && a.user_count > b.user_count));
+        }
+        let from = views.history(Window { from: Some(at(now + passed - 60)), ..ALL }).await.unwrap();
+        assert_eq!(from[0].user_count, count, "{passed} {from:?}");
+    }
+    assert_eq!(counts(&views.history(ALL).await.unwrap()), [5, 4, 3, 2, 1]);
+    let since = Window { from: Some(at(now + HOUR + 1)), ..ALL };
+    assert_eq!(counts(&views.history(since).await.unwrap()), [5]);
+}
+
+async fn a_clock_that_is_set_back_stops_nothing(place: &Place) {
+    let now = Utc::now().timestamp();
+    let clock = Arc::new(AtomicI64::new(now));
+    let seen = clock.clone();
+    let views = place.views_by(move || seen.load(Ordering::Relaxed));
+    for time in [now, now - 60 * 60, now - 25 * 60 * 60, now + 1] {
+        clock.store(time, Ordering::Relaxed);
+        views.count(ids(1)).await.unwrap();
+    }
+    let history = views.history(ALL).await.unwrap();
+    assert_eq!((counts(&history), views.total().await.unwrap()), (vec![4, 3, 2, 1], 4));
+    assert!(history.is_sorted_by(|a, b| a.time >= b.time));
+}
+
+/// Each method, given up after a while, again and again, by several processes at once.
+async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
+    for patience in [0, 1, 5, 20, 100].map(Duration::from_millis) {
+        let givers_up = (0..4).map(|_| {
+            let views = place.views(WEEK);
+            async move {
+                for _ in 0..10 {
+                    let _ = timeout(patience, views.ready()).await;
+                    let _ = timeout(patience, views.count(ids(3))).await;
+                    let _ = timeout(patience, views.total()).await;
+                    let _ = timeout(patience, views.history(ALL)).await;
+                    let _ = timeout(patience, views.oldest()).await;
+                }
+            }
+        });
+        futures_util::future::join_all(givers_up).await;
+    }
+    let views = place.views(WEEK);
+    timeout(Duration::from_secs(10), views.ready()).await.unwrap().unwrap();
+    let ids = ids(5);
+    views.count(ids.clone()).await.unwrap();
+    let total = views.total().await.unwrap();
+    views.count(ids).await.unwrap();
+    let history = views.history(ALL).await.unwrap();
+    // What was given up goes on by itself, and may still count.
+    assert!(total >= 5 && history[0].user_count >= total);
+    assert!(counts(&history).is_sorted_by(|a, b| a > b));
+}
+
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
 }
@@ -165,6 +241,9 @@ macro_rules! suite {
             many_counters_at_once_agree_on_one_growing_history,
             a_thousand_ids_at_once_are_one_point,
             what_is_older_than_the_retention_is_forgotten,
+            points_of_a_clock_that_was_ahead_do_not_hide_later_ones,
+            a_clock_that_is_set_back_stops_nothing,
+            calls_that_are_given_up_leave_nothing_behind,
         ]);
     };
     ($name:ident, $place:expr, $histories:expr, $windows:expr, [$($case:ident),* $(,)?]) => {

@@ -35,6 +35,17 @@ impl Place {
         }
     }
 
+    /// The same by a clock that answers seconds since 1970.
+    pub fn views_by(&self, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<dyn Views> {
+        match self {
+            Self::Sqlite(dir) => {
+                Arc::new(SqliteViews::with_clock(dir.path().join("views.db"), crate::WEEK, clock))
+            }
+            #[cfg(feature = "services")]
+            Self::Cassandra(keyspace) => keyspace.views_by(clock),
+        }
+    }
+
     /// Puts points at these seconds since 1970 into a history that has nothing as old.
     pub async fn fill(&self, points: &[(i64, u64)]) {
         match self {

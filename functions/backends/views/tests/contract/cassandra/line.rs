@@ -1,12 +1,16 @@
-//! A line to a node: passes bytes on, and can be cut, hung up or stalled.
+//! A line to a node: passes bytes on, at once or delayed, and can be cut, hung up or stalled.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -28,6 +32,11 @@ pub struct Line {
 
 impl Line {
     pub async fn to(node: String) -> Self {
+        Self::delayed(node, Duration::ZERO).await
+    }
+
+    /// Bytes take so long each way.
+    pub async fn delayed(node: String, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (state, seen) = watch::channel(State::Open);
@@ -39,7 +48,7 @@ impl Line {
                 let mut calls = under_way.lock().unwrap();
                 while calls.try_join_next().is_some() {}
                 if *seen.borrow() != State::HungUp {
-                    calls.spawn(pass_on(call, node.clone(), seen.clone()));
+                    calls.spawn(pass_on(call, node.clone(), delay, seen.clone()));
                 }
             }
         });
@@ -72,15 +81,44 @@ impl Line {
     }
 }
 
-async fn pass_on(mut call: TcpStream, node: String, mut state: watch::Receiver<State>) {
+async fn pass_on(mut call: TcpStream, node: String, delay: Duration, mut state: watch::Receiver<State>) {
     // Bytes that wait while it is stalled are lost with the call, as when a machine goes away.
     if *state.borrow_and_update() == State::Open
         && let Ok(mut server) = TcpStream::connect(&node).await
     {
         tokio::select! {
-            _ = copy_bidirectional(&mut call, &mut server) => return,
+            () = pass_both_ways(&mut call, &mut server, delay) => return,
             _ = state.changed() => {}
         }
     }
     std::future::pending::<()>().await;
+}
+
+async fn pass_both_ways(call: &mut TcpStream, server: &mut TcpStream, delay: Duration) {
+    let (call_read, call_write) = call.split();
+    let (server_read, server_write) = server.split();
+    tokio::select! {
+        () = pass_one_way(call_read, server_write, delay) => {}
+        () = pass_one_way(server_read, call_write, delay) => {}
+    }
+}
+
+/// Delays bytes without holding up those behind them.
+async fn pass_one_way(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, delay: Duration) {
+    let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let read = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let _ = sender.send((Instant::now() + delay, buffer[..read].to_vec()));
+        }
+    };
+    let write = async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(read, write);
 }
