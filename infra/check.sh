@@ -86,7 +86,8 @@ broken() {
   environment=${overlay##*/}
   [ "$environment" = prod ] || environment=dev
   kustomization "$case" >"$file" || return 1
-  if said=$(python infra/checks/schemas.py "$schemas" "$file" 2>&1) && said=$(names "$environment" "$overlay" "$file" 2>&1); then
+  if said=$(python infra/checks/schemas.py "$schemas" "$file" 2>&1) &&
+    said=$(python infra/checks/defaults.py "$schemas" "$file" 2>&1) && said=$(names "$environment" "$overlay" "$file" 2>&1); then
     echo "nobody noticed $(basename "$case"): $(head -n 1 "$case/kustomization.yaml")"
     return 1
   fi
@@ -117,6 +118,17 @@ broken_openfaas() {
     count=$((count + 1))
   done
   echo "$count broken copies were refused, each for its reason"
+}
+
+# What systemd says of the forwarder's unit, where it is at hand.
+unit() {
+  python infra/checks/stack.py infra/openfaas/lambda-forwarder.service || return 1
+  if ! command -v systemd-analyze >/dev/null; then missing "there is no systemd-analyze" && return; fi
+  local copy="$out/lambda-forwarder.service"
+  # The program is not here; all else is as it is there.
+  sed 's#^ExecStart=.*#ExecStart=/bin/true#' infra/openfaas/lambda-forwarder.service >"$copy"
+  systemd-analyze verify --man=no "$copy" || return 1
+  echo "the forwarder's unit is whole, and systemd takes it"
 }
 
 scripts() {
@@ -150,17 +162,23 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   command -v kubeconform >/dev/null || schemas=-
   # shellcheck disable=SC2046
   check "schemas" python infra/checks/schemas.py "$schemas" $(for o in "${overlays[@]}"; do rendered "$o"; done)
+  # shellcheck disable=SC2046
+  check "defaults" python infra/checks/defaults.py "$schemas" $(for o in "${overlays[@]}"; do rendered "$o"; done)
   check "names of dev" names dev
   check "names of prod" names prod
   check "broken copies" all_broken
   check "stack.yml" python infra/checks/stack.py infra/openfaas/stack.yml
   check "faasd.yaml" python infra/checks/stack.py infra/openfaas/faasd.yaml
+  check "lambda-forwarder.service" unit
   check "broken copies of OpenFaaS" broken_openfaas
   check "scripts" scripts
   check "dockerfiles" dockerfiles
   if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
   # The fake leaves to the real kubectl what needs no cluster.
-  if command -v kubectl >/dev/null; then check "deploy.sh" python infra/checks/deploying.py; else missing "deploy.sh's tests need kubectl"; fi
+  if command -v kubectl >/dev/null; then
+    check "deploy.sh knative" python infra/checks/deploying.py
+    if command -v faas-cli >/dev/null; then check "deploy.sh openfaas" python infra/checks/deploying_openfaas.py; fi
+  else missing "deploy.sh's tests need kubectl"; fi
 fi
 check "skeleton" skeleton
 check "laptop" laptop

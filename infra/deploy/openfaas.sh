@@ -79,7 +79,8 @@ start_forwarder() {
   if [ "$ENVIRONMENT" != faasd ]; then
     apply "openfaas/$ENVIRONMENT"
     rolled_out openfaas deployment/forwarder
-    prune openfaas replicaset '.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name'
+    local used='.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name'
+    prune openfaas deployment "$used" replicaset "$used"
     return
   fi
   FORWARDER_URL="${FORWARDER_URL:-$(forwarder_of_faasd)}"
