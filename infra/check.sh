@@ -49,8 +49,9 @@ environment() {
 }
 
 names() {
-  local secrets=-
-  [ "$1" = prod ] && secrets=infra/secrets.tsv
+  local secrets=infra/secrets.tsv
+  # Of all of them, dev has this one alone.
+  [ "$1" = prod ] || { secrets="$out/secrets.tsv" && grep -P '^openfaas\tevent-token\t' infra/secrets.tsv >"$secrets"; }
   # shellcheck disable=SC2046 # no file's name has a space
   python infra/checks/names.py "$secrets" $(environment "$@")
 }
@@ -173,6 +174,7 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   check "broken copies of OpenFaaS" broken_openfaas
   check "scripts" scripts
   check "dockerfiles" dockerfiles
+  check "archives" python infra/checks/archive.py infra/images/archive.sh
   if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
   # The fake leaves to the real kubectl what needs no cluster.
   if command -v kubectl >/dev/null; then
