@@ -138,6 +138,11 @@ scripts() {
   echo "shellcheck finds nothing in any script"
 }
 
+workflows() {
+  actionlint .github/workflows/*.yml || return 1
+  echo "actionlint finds nothing in any workflow"
+}
+
 # What the Dockerfile builds dependencies of is a whole workspace.
 skeleton() {
   rm -rf "$out/skeleton"
@@ -174,6 +179,7 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   check "broken copies of OpenFaaS" broken_openfaas
   check "scripts" scripts
   check "dockerfiles" dockerfiles
+  if command -v actionlint >/dev/null; then check "workflows" workflows; fi
   check "archives" python infra/checks/archive.py infra/images/archive.sh
   if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
   # The fake leaves to the real kubectl what needs no cluster.

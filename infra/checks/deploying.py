@@ -25,10 +25,13 @@ class Cluster(unittest.TestCase):
         self.fake = Path(folder.name)
 
     def deploy(self, *words, **environment):
+        return self.run_script(DEPLOY, *words, **environment)
+
+    def run_script(self, script, *words, **environment):
         path = f"{HERE / 'fake'}:{os.environ['PATH']}"
         env = {**self.own(), "PATH": path, "FAKE": str(self.fake), "REAL_KUBECTL": REAL, "TIMEOUT": "20", "TMPDIR": "/tmp",
                **environment}
-        return subprocess.run([DEPLOY, *words], env=env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run([script, *words], env=env, capture_output=True, text=True, timeout=240, check=False)
 
     def own(self):
         """Where faas-cli keeps a login, which without the last is the folder it runs in where CI is set."""
@@ -236,6 +239,44 @@ class Knative(Cluster):
         done = self.deploy("knative", "sideways")
         self.assertEqual(done.returncode, 2)
         self.assertIn("deploy.sh knative|openfaas up|down", done.stderr)
+
+
+class Kind(Cluster):
+    """The steps of the workflow's job, with a kind and a docker that do nothing."""
+
+    def steps(self, *words, **environment):
+        return self.run_script(HERE.parent / "kind.sh", *words, **{"USERS": "20", **environment})
+
+    def test_all_steps(self):
+        self.without("pod/x-1", file="pod")
+        done = self.steps()
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("each of them is counted and stored once", done.stdout)
+        calls = self.read("calls")
+        self.assertTrue(calls[0].startswith("kind create cluster --name lambda --image kindest/node:v1."))
+        applied = [c for c in calls if "/releases/download/knative-v1." in c]
+        self.assertEqual(len(applied), 8)
+        for name in FUNCTIONS:
+            self.assertIn(f"kind load docker-image dev.local/lambda-architecture/{name}:dev --name lambda", calls)
+        self.assertTrue([c for c in calls if "delete pod/x-1 --grace-period=0" in c])
+        self.assertEqual(calls[-1], "kind delete cluster --name lambda")
+        self.assertEqual(self.applied(), {})
+
+    def test_a_burst_that_is_not_counted_or_stored_is_a_failure(self):
+        for broken in ("count", "store"):
+            self.without(broken, file="broken")
+            done = self.steps("burst", TIMEOUT="3")
+            self.assertNotEqual(done.returncode, 0)
+            self.assertRegex(done.stderr, "of 20 users .* are counted and .* stored")
+
+    def test_a_second_run_that_changes_something_is_a_failure(self):
+        self.steps("up")
+        cluster = self.applied()
+        cluster["lambda Service.serving.knative.dev count"]["spec"]["template"]["spec"]["timeoutSeconds"] = 1
+        (self.fake / "cluster.json").write_text(json.dumps(cluster))
+        done = self.steps("again")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("the second run changed", done.stderr)
 
 
 if __name__ == "__main__":

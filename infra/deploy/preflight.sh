@@ -97,6 +97,7 @@ need_config() {
     want "CONFIG, a file with LOG_URL, MASTER_URL and VIEWS_URL" "$example"
     return
   fi
+  [ -z "$(config_value EVENT_TOKEN)" ] || want "a CONFIG without EVENT_TOKEN, which is a secret of its own" "take the line out of $CONFIG"
   for key in LOG_URL MASTER_URL VIEWS_URL; do
     value=$(config_value "$key")
     case "$value" in
