@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 KUBERNETES="${KUBERNETES:-kindest/node:v1.34.0}" KNATIVE_RELEASE="${KNATIVE_RELEASE:-knative-v1.20.0}"
-CLUSTER="${CLUSTER:-lambda}" USERS="${USERS:-500}" TIMEOUT="${TIMEOUT:-600}"
+CLUSTER="${CLUSTER:-lambda}" USERS="${USERS:-500}" TIMEOUT="${TIMEOUT:-900}"
 export TIMEOUT
 work=$(mktemp -d)
 children=()

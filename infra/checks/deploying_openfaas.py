@@ -120,7 +120,7 @@ class OpenFaas(Cluster):
 
     def test_a_function_that_never_gets_ready_is_named(self):
         self.without("store", file="never")
-        done = self.faasd(TIMEOUT="3")
+        done = self.faasd(TIMEOUT="3", FORWARDER_URL="http://127.0.0.1:1")
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("the function store was not ready within 3 s", done.stderr)
 
@@ -166,20 +166,32 @@ class OpenFaas(Cluster):
         self.assertEqual(self.faasd().returncode, 0)
         self.assertEqual(self.deployed()["secrets"]["event-token"], token)
 
-    def test_the_forwarder_has_the_token_before_functions_ask_for_it(self):
-        self.without("deployment/forwarder", file="never")
-        self.assertIn("deployment forwarder was not ready", self.up().stderr)
-        self.assertEqual(self.deployments(), [])
-        self.without(file="never")
-        self.assertEqual(self.faasd().returncode, 0)  # the gateway has a token by now
-        state = self.deployed()
-        del state["secrets"]["event-token"]
-        (self.fake / "functions.json").write_text(json.dumps(state))
+    def test_no_forwarder_runs_with_another_token_than_functions_ask_for(self):
+        self.up()
+        self.assertFalse([c for c in self.read("calls") if " scale " in c])
+        cluster = self.applied()
+        cluster["openfaas Secret. event-token"]["data"]["EVENT_TOKEN"] = base64.b64encode(b"another").decode()
+        (self.fake / "cluster.json").write_text(json.dumps(cluster))
         before = self.deployments()
-        done = self.faasd()
+        # Its pod does not go: functions must keep the token that it sends.
+        self.without("pod/forwarder-1", file="pod")
+        done = self.up(TIMEOUT="2")
         self.assertNotEqual(done.returncode, 0)
-        self.assertIn("does not know the new secret event-token", done.stderr)
+        self.assertIn("still there after 2 s: pod/forwarder-1", done.stderr)
         self.assertEqual(self.deployments(), before)
+        self.without(file="pod")
+        done = self.up()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len([c for c in self.read("calls") if "scale deployment/forwarder --replicas=0" in c]), 2)
+        self.assertEqual(self.deployed()["secrets"]["event-token"], "another")
+
+    def test_no_token_is_made_on_faasd_while_a_forwarder_runs_without_it(self):
+        for _ in range(2):
+            done = self.faasd()
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("cannot know the token", done.stderr)
+            self.assertEqual(self.deployments(), [])
+            self.assertNotIn("event-token", self.deployed()["secrets"])
 
     def test_faasd_needs_no_cluster(self):
         self.faasd(FORWARDER_URL="http://127.0.0.1:1")

@@ -8,19 +8,21 @@ FORWARDER_PORT=8085
 
 openfaas_up() {
   preflight_openfaas
-  if [ "$ENVIRONMENT" != faasd ]; then
+  if [ "$ENVIRONMENT" = faasd ]; then
+    FORWARDER_URL="${FORWARDER_URL:-$(forwarder_of_faasd)}"
+    render_faasd
+  else
     infrastructure
     if [ "$ENVIRONMENT" = prod ]; then make_secrets openfaas; else make_secrets openfaas/event-token; fi
   fi
   step "secrets of the functions"
   openfaas_secrets
-  # A forwarder that does not send the token yet would see its events refused: it comes before the functions that ask.
-  step "forwarder"
-  start_forwarder
   step "functions"
   deploy_functions
   step "wait for functions"
   wait_functions
+  step "forwarder"
+  start_forwarder
   find_forwarder
   step "smoke test"
   smoke_openfaas
@@ -74,23 +76,38 @@ wait_functions() {
   done
 }
 
-# start_forwarder: on Kubernetes; on faasd it is the reader who starts it, after the functions.
-start_forwarder() {
+# stop_stale_forwarder: no forwarder may run that does not know the token that functions ask for from now on: they would
+# refuse its events, which then are dead letters. On faasd only the reader can stop it.
+stop_stale_forwarder() {
   if [ "$ENVIRONMENT" != faasd ]; then
-    apply "openfaas/$ENVIRONMENT"
-    rolled_out openfaas deployment/forwarder
-    local used='.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name'
-    prune openfaas deployment "$used" replicaset "$used"
-    return
-  fi
-  FORWARDER_URL="${FORWARDER_URL:-$(forwarder_of_faasd)}"
-  render_faasd
-  echo "$RENDERED is the finished compose file of the forwarder"
-  if [ -n "$token_made" ] && arrows >/dev/null; then
-    forwarder_steps >&2
-    die "the forwarder at $FORWARDER_URL does not know the new secret event-token, and functions would refuse its events; give it the new unit or compose file and start it again"
+    if has -n openfaas deployment forwarder && [ "$(forwarders_token)" != "$(hash_of "$work/token")" ]; then
+      step "the forwarder stops until functions know the new token"
+      kubectl -n openfaas scale deployment/forwarder --replicas=0
+      gone "the forwarder" -n openfaas pod -l app=forwarder
+    fi
+  elif arrows >/dev/null; then
+    die "the forwarder at $FORWARDER_URL cannot know the token that is to be made, and functions would refuse its events: stop it (sudo systemctl disable --now lambda-forwarder), run this again, then start it"
   fi
 }
+
+# forwarders_token: a hash of the token that the forwarder was started with, as start_forwarder noted it.
+forwarders_token() {
+  kubectl -n openfaas get deployment forwarder -o \
+    'jsonpath={.spec.template.metadata.annotations.dev\.lambda-architecture\.token}' 2>/dev/null || true
+}
+
+# start_forwarder: on Kubernetes; on faasd the reader does.
+start_forwarder() {
+  [ "$ENVIRONMENT" != faasd ] || return 0
+  local used='.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name'
+  kubectl kustomize "infra/openfaas/$ENVIRONMENT" | images |
+    sed -E -e "s#(dev\.lambda-architecture\.token: ).*#\1\"$(hash_of "$work/token")\"#" \
+      -e "s#(dev\.lambda-architecture\.config: ).*#\1\"$(hash_of "$work/config")\"#" | kubectl apply -f -
+  rolled_out openfaas deployment/forwarder
+  prune openfaas deployment "$used" replicaset "$used"
+}
+
+hash_of() { sha256sum <"$1" | cut -d' ' -f1; }
 
 # find_forwarder: the forwarder must answer; else ends with what to do.
 find_forwarder() {

@@ -88,17 +88,19 @@ openfaas_secrets() {
 
 # event_token: what the internal functions ask for and the forwarder sends, made once. On Kubernetes the forwarder reads
 # the Secret openfaas/event-token, and the functions get a copy. On faasd the gateway alone has it, and never shows it.
-# Sets token_made where running functions and a running forwarder cannot know it yet.
+# Sets token_made where running functions cannot know it yet.
 event_token() {
   token_made=
   : >"$work/token"
   if [ "$ENVIRONMENT" != faasd ]; then
     value openfaas secret event-token EVENT_TOKEN >"$work/token"
     [ -s "$work/token" ] || die "the Secret openfaas/event-token holds nothing; see: kubectl -n openfaas get secret event-token"
+    stop_stale_forwarder
     openfaas_secret event-token "$work/token"
   elif has_openfaas_secret event-token; then
     echo "the secret event-token is kept"
   else
+    stop_stale_forwarder
     random_value >"$work/new-token"
     openfaas_secret event-token "$work/new-token"
     token_made=yes

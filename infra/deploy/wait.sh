@@ -56,9 +56,10 @@ gone() {
   local what="$1" left said=$SECONDS
   shift
   deadline
-  while left=$(kubectl get "$@" -o name --ignore-not-found 2>/dev/null) && [ -n "$left" ]; do
+  # A cluster that does not answer says nothing of what is gone.
+  until left=$(kubectl get "$@" -o name --ignore-not-found 2>&1) && [ -z "$left" ]; do
     if [ "$SECONDS" -ge "$step_until" ]; then
-      die "still there after $TIMEOUT s: $(paste -sd' ' <<<"$left"); see what holds it: kubectl get namespace -o yaml | grep -B2 -A4 'type: Namespace.*Remaining'; then run this again"
+      die "still there after $TIMEOUT s: $(paste -sd' ' <<<"$left"); see what holds it: kubectl get namespace -o yaml shows conditions and finalizers; then run this again"
     fi
     if [ $((SECONDS - said)) -ge "${PROGRESS:-10}" ]; then
       said=$SECONDS
