@@ -45,10 +45,11 @@ fingerprint() {
   } | sha256sum | cut -d' ' -f1
 }
 
-# deploy_functions: deploys each function that differs from what runs. A deployment replaces the replicas, so an
-# unchanged function is left alone.
+# deploy_functions: deploys each function that differs from what runs, and says in `changed` whether one did. A deployment
+# replaces the replicas, so an unchanged function is left alone.
 deploy_functions() {
   local name wanted is image
+  changed=
   for name in "${FUNCTIONS[@]}"; do
     wanted=$(fingerprint "$name")
     is=$(describe "$name" || true)
@@ -60,6 +61,7 @@ deploy_functions() {
       faas-cli deploy -g "$OPENFAAS_URL" -f infra/openfaas/stack.yml --filter "$name" \
         --annotation "dev.lambda-architecture.fingerprint=$wanted" ||
         die "the gateway did not take $name; see its answer above"
+      changed=yes
       echo "$name deployed"
     fi
   done
@@ -98,7 +100,10 @@ forwarders_token() {
 
 # start_forwarder: on Kubernetes; on faasd the reader does.
 start_forwarder() {
-  [ "$ENVIRONMENT" != faasd ] || return 0
+  if [ "$ENVIRONMENT" = faasd ]; then
+    [ -z "$changed" ] || echo "if it runs already: sudo systemctl restart lambda-forwarder, so that it reads what changed"
+    return
+  fi
   local used='.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name'
   kubectl kustomize "infra/openfaas/$ENVIRONMENT" | images |
     sed -E -e "s#(dev\.lambda-architecture\.token: ).*#\1\"$(hash_of "$work/token")\"#" \
