@@ -53,13 +53,12 @@ gateway() {
 
 # forward_port NAMESPACE TARGET PORT PATH: makes TARGET's port one of this machine, named in `forwarded`.
 forward_port() {
-  local tries=0
+  local until=$((SECONDS + 30))
   forwarded=$((20000 + RANDOM % 20000))
   kubectl -n "$1" port-forward "$2" "$forwarded:$3" >"$work/forward" 2>&1 &
   children+=($!)
   until curl -s -m 2 -o /dev/null "http://127.0.0.1:$forwarded$4"; do
-    tries=$((tries + 1))
-    kill -0 "${children[-1]}" 2>/dev/null && [ "$tries" -lt 50 ] || die "cannot reach $1/$2: $(cat "$work/forward")"
+    kill -0 "${children[-1]}" 2>/dev/null && [ "$SECONDS" -lt "$until" ] || die "cannot reach $1/$2: $(cat "$work/forward")"
     sleep 0.2
   done
 }
