@@ -49,8 +49,9 @@ environment() {
 }
 
 names() {
-  local secrets=-
-  [ "$1" = prod ] && secrets=infra/secrets.tsv
+  local secrets=infra/secrets.tsv
+  # Of all of them, dev has this one alone.
+  [ "$1" = prod ] || { secrets="$out/secrets.tsv" && grep -P '^openfaas\tevent-token\t' infra/secrets.tsv >"$secrets"; }
   # shellcheck disable=SC2046 # no file's name has a space
   python infra/checks/names.py "$secrets" $(environment "$@")
 }
@@ -86,7 +87,8 @@ broken() {
   environment=${overlay##*/}
   [ "$environment" = prod ] || environment=dev
   kustomization "$case" >"$file" || return 1
-  if said=$(python infra/checks/schemas.py "$schemas" "$file" 2>&1) && said=$(names "$environment" "$overlay" "$file" 2>&1); then
+  if said=$(python infra/checks/schemas.py "$schemas" "$file" 2>&1) &&
+    said=$(python infra/checks/defaults.py "$schemas" "$file" 2>&1) && said=$(names "$environment" "$overlay" "$file" 2>&1); then
     echo "nobody noticed $(basename "$case"): $(head -n 1 "$case/kustomization.yaml")"
     return 1
   fi
@@ -119,10 +121,26 @@ broken_openfaas() {
   echo "$count broken copies were refused, each for its reason"
 }
 
+# What systemd says of the forwarder's unit, where it is at hand.
+unit() {
+  python infra/checks/stack.py infra/openfaas/lambda-forwarder.service || return 1
+  if ! command -v systemd-analyze >/dev/null; then missing "there is no systemd-analyze" && return; fi
+  local copy="$out/lambda-forwarder.service"
+  # The program is not here; all else is as it is there.
+  sed 's#^ExecStart=.*#ExecStart=/bin/true#' infra/openfaas/lambda-forwarder.service >"$copy"
+  systemd-analyze verify --man=no "$copy" || return 1
+  echo "the forwarder's unit is whole, and systemd takes it"
+}
+
 scripts() {
   # "A && B || C" is meant as such wherever it stands: C ends what goes on.
   shellcheck -x --exclude=SC2015 .ci/run infra/*.sh infra/{checks,deploy,images,services}/*.sh || return 1
   echo "shellcheck finds nothing in any script"
+}
+
+workflows() {
+  actionlint .github/workflows/*.yml || return 1
+  echo "actionlint finds nothing in any workflow"
 }
 
 # What the Dockerfile builds dependencies of is a whole workspace.
@@ -150,17 +168,25 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   command -v kubeconform >/dev/null || schemas=-
   # shellcheck disable=SC2046
   check "schemas" python infra/checks/schemas.py "$schemas" $(for o in "${overlays[@]}"; do rendered "$o"; done)
+  # shellcheck disable=SC2046
+  check "defaults" python infra/checks/defaults.py "$schemas" $(for o in "${overlays[@]}"; do rendered "$o"; done)
   check "names of dev" names dev
   check "names of prod" names prod
   check "broken copies" all_broken
   check "stack.yml" python infra/checks/stack.py infra/openfaas/stack.yml
   check "faasd.yaml" python infra/checks/stack.py infra/openfaas/faasd.yaml
+  check "lambda-forwarder.service" unit
   check "broken copies of OpenFaaS" broken_openfaas
   check "scripts" scripts
   check "dockerfiles" dockerfiles
+  if command -v actionlint >/dev/null; then check "workflows" workflows; fi
+  check "archives" python infra/checks/archive.py infra/images/archive.sh
   if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
   # The fake leaves to the real kubectl what needs no cluster.
-  if command -v kubectl >/dev/null; then check "deploy.sh" python infra/checks/deploying.py; else missing "deploy.sh's tests need kubectl"; fi
+  if command -v kubectl >/dev/null; then
+    check "deploy.sh knative" python infra/checks/deploying.py
+    if command -v faas-cli >/dev/null; then check "deploy.sh openfaas" python infra/checks/deploying_openfaas.py; fi
+  else missing "deploy.sh's tests need kubectl"; fi
 fi
 check "skeleton" skeleton
 check "laptop" laptop

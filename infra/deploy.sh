@@ -3,15 +3,21 @@
 # what is missing and the command that brings it, waits until all is ready, and posts a user. Twice changes nothing.
 #
 #   ENVIRONMENT  dev (one small server of each, the default), prod (replicated, by operators), or with openfaas: faasd
-#   IMAGES, TAG  where the images are and which (IMAGES=registry.example.com/lambda-architecture TAG=1.2.3)
+#   IMAGES, TAG  where the images are and which (IMAGES=registry.example.com/lambda-architecture TAG=1.2.3); OpenFaaS
+#                pulls every image, so that IMAGES must be set there. A tag that was deployed is not deployed again.
 #   ROUTES       gateway, nginx or none for the prefixes /ingress and /service-analytics (what the cluster has)
-#   TIMEOUT      seconds to wait for each thing (600)
+#   TIMEOUT      seconds that a step may wait (600)
 #   CONFIG       with faasd: a file like infra/config/config.env with the servers' URLs
-#   DATA=delete  with down: takes the servers and all data away, too
+#   FORWARDER_URL  with faasd: where the forwarder answers (port 8085 of the gateway's host)
+#   DATA=delete  with down: takes the servers, their data and the secrets of OpenFaaS away, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ENVIRONMENT="${ENVIRONMENT:-dev}" ROUTES="${ROUTES:-auto}" TIMEOUT="${TIMEOUT:-600}" DATA="${DATA:-keep}"
 OPENFAAS_URL="${OPENFAAS_URL:-http://127.0.0.1:8080}"
+IMAGES="${IMAGES:-}" TAG="${TAG:-latest}"
+export IMAGES TAG
+# The finished compose file of the forwarder on faasd.
+RENDERED="${RENDERED:-target/deploy/faasd.yaml}"
 servers=(kafka mysql cassandra)
 work=$(mktemp -d)
 children=()
@@ -33,17 +39,45 @@ die() { printf 'deploy: %s\n' "$*" >&2 && exit 1; }
 . infra/deploy/wait.sh
 # shellcheck source=infra/deploy/smoke.sh
 . infra/deploy/smoke.sh
+# shellcheck source=infra/deploy/explain.sh
+. infra/deploy/explain.sh
+# shellcheck source=infra/deploy/openfaas.sh
+. infra/deploy/openfaas.sh
 
 # images: has manifests use the images that IMAGES and TAG name, where they are set.
 images() {
-  if [ -z "${IMAGES:-}" ]; then cat; else
-    sed -E "s#(image: )(dev\.local/)?lambda-architecture/([a-z]+)(:[^ ]+)?#\1$IMAGES/\3:${TAG:-latest}#"
+  if [ -z "$IMAGES" ]; then cat; else
+    sed -E "s#(image: )(dev\.local/)?lambda-architecture/([a-z]+)(:[^ ]+)?#\1$IMAGES/\3:$TAG#"
   fi
 }
 
 apply() { kubectl kustomize "infra/$1" | images | kubectl apply -f -; }
-# What is gone already is no fault; where lenient, neither is a kind that the cluster does not know.
-remove() { kubectl kustomize "infra/$1" | kubectl delete --ignore-not-found -f - || [ "${2:-}" = lenient ]; }
+# remove OVERLAY [lenient]: what is gone already is no fault; where lenient, neither is a kind that the cluster does not
+# know. Waits until all of it is gone.
+remove() {
+  local file="$work/remove.yaml"
+  kubectl kustomize "infra/$1" >"$file"
+  if ! kubectl delete --ignore-not-found --wait=false -f "$file"; then
+    [ "${2:-}" = lenient ] && return
+    die "not all of infra/$1 could be deleted; see above, then run this again"
+  fi
+  gone "infra/$1" -f "$file"
+}
+
+# prune NAMESPACE KIND JSONPATH…: removes the ConfigMaps with a hash in their name that no object of these kinds names.
+prune() {
+  local namespace="$1" all used="" name
+  shift
+  all=$(kubectl -n "$namespace" get configmap -o name | sed -nE 's#^configmap/(lambda-architecture-[a-z0-9]{10})$#\1#p')
+  while [ $# -gt 0 ]; do
+    # What cannot be asked for might use any.
+    used+=" $(kubectl -n "$namespace" get "$1" -o "jsonpath={$2}")" || return 0
+    shift 2
+  done
+  for name in $all; do
+    [[ " ${used//$'\n'/ } " == *" $name "* ]] || kubectl -n "$namespace" delete configmap "$name" --ignore-not-found
+  done
+}
 
 infrastructure() {
   step "servers ($ENVIRONMENT)"
@@ -82,6 +116,8 @@ knative_up() {
   routes
   step "wait for functions and arrows"
   wait_knative
+  prune lambda ksvc '.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name' \
+    revision '.items[*].spec.containers[*].envFrom[*].configMapRef.name'
   step "smoke test"
   smoke_knative
 }
@@ -92,6 +128,7 @@ knative_down() {
   remove knative/routes/gateway lenient
   remove knative/routes/nginx lenient
   remove "knative/$ENVIRONMENT"
+  echo "the sources' consumer groups may go with them: the next \`up\` sends the whole log again, and known users count once"
   infrastructure_down
 }
 
@@ -105,41 +142,8 @@ infrastructure_down() {
   for server in "${servers[@]}"; do remove "$server/$ENVIRONMENT"; done
 }
 
-openfaas_up() {
-  preflight_openfaas
-  if [ "$ENVIRONMENT" != faasd ]; then
-    infrastructure
-    if [ "$ENVIRONMENT" = prod ]; then make_secrets openfaas; fi
-  fi
-  step "secrets of the functions"
-  openfaas_secrets
-  step "functions"
-  faas-cli deploy -g "$OPENFAAS_URL" -f infra/openfaas/stack.yml
-  step "forwarder"
-  if [ "$ENVIRONMENT" = faasd ]; then
-    echo "add the service of infra/openfaas/faasd.yaml to /var/lib/faasd/docker-compose.yaml, copy $CONFIG to"
-    echo "/var/lib/faasd/secrets/lambda-architecture, and: sudo systemctl restart faasd"
-  else
-    apply "openfaas/$ENVIRONMENT"
-  fi
-  step "wait for functions and forwarder"
-  wait_openfaas
-  step "smoke test"
-  smoke "$OPENFAAS_URL/function/ingest" "$OPENFAAS_URL/function/analytics"
-}
-
-openfaas_down() {
-  need faas-cli "faas-cli" "curl -sSL https://cli.openfaas.com | sudo sh"
-  [ "$ENVIRONMENT" = faasd ] || need_kubectl
-  report
-  step "forwarder and functions"
-  [ "$ENVIRONMENT" = faasd ] || remove "openfaas/$ENVIRONMENT"
-  faas-cli remove -g "$OPENFAAS_URL" -f infra/openfaas/stack.yml || true
-  [ "$ENVIRONMENT" = faasd ] || infrastructure_down
-}
-
 case "$ENVIRONMENT:${1:-}" in dev:* | prod:* | faasd:openfaas) ;; *) die "ENVIRONMENT is dev or prod, not $ENVIRONMENT" ;; esac
 case "${1:-} ${2:-}" in
   "knative up" | "knative down" | "openfaas up" | "openfaas down") "$1_$2" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac

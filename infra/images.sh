@@ -2,7 +2,7 @@
 # images.sh build [NAME…]: an image of each function and of the forwarder, named $IMAGES/NAME:$TAG
 # images.sh test: what Knative and OpenFaaS ask of a container, asked of the images' files on this machine
 # With docker, podman or buildah images are built of infra/Dockerfile; without them, or with ENGINE=archive, of binaries
-# that cargo makes here, as OCI archives in target/images. They are for this machine, or for PLATFORM (linux/amd64 or
+# that cargo makes here, as archives in target/images that carry this name (docs/deploy.md, Images). They are for this machine, or for PLATFORM (linux/amd64 or
 # linux/arm64), compiled here all the same. IMAGES is `lambda-architecture`, TAG `latest` unless set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -90,7 +90,7 @@ build() {
   for name in "${wanted[@]}"; do
     [[ " $known " == *" $name "* ]] || { echo "there is no image $name; there are $known" >&2; exit 2; }
     if [ "$engine" = archive ]; then
-      infra/images/archive.sh "$name" "$folder/trees/$name" "$folder/$name.tar"
+      infra/images/archive.sh "$name" "$folder/trees/$name" "$folder/$name.tar" "$names/$name:$tag"
     else
       with_dockerfile "$engine" "$name"
     fi
@@ -101,11 +101,8 @@ build() {
 
 hint() {
   local first="${folder#"$PWD/"}/ingest.tar"
-  if command -v skopeo >/dev/null; then
-    echo "look into one: skopeo inspect --config oci-archive:$first"
-  else
-    echo "to look into one, or to copy it to a registry: apt-get install skopeo; skopeo inspect oci-archive:$first"
-  fi
+  echo "into kind: kind load image-archive $first; into a registry: skopeo copy docker-archive:$first docker://$names/ingest:$tag"
+  command -v skopeo >/dev/null || echo "skopeo is a package of Debian: apt-get install skopeo"
 }
 
 check() {

@@ -1,12 +1,10 @@
-"""deploy.sh without a cluster: a kubectl that is a folder, the real faas-cli and a stand-in of OpenFaaS' gateway."""
+"""deploy.sh knative without a cluster: with a kubectl that is a folder."""
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
@@ -27,10 +25,13 @@ class Cluster(unittest.TestCase):
         self.fake = Path(folder.name)
 
     def deploy(self, *words, **environment):
+        return self.run_script(DEPLOY, *words, **environment)
+
+    def run_script(self, script, *words, **environment):
         path = f"{HERE / 'fake'}:{os.environ['PATH']}"
         env = {**self.own(), "PATH": path, "FAKE": str(self.fake), "REAL_KUBECTL": REAL, "TIMEOUT": "20", "TMPDIR": "/tmp",
                **environment}
-        return subprocess.run([DEPLOY, *words], env=env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run([script, *words], env=env, capture_output=True, text=True, timeout=240, check=False)
 
     def own(self):
         """Where faas-cli keeps a login, which without the last is the folder it runs in where CI is set."""
@@ -60,7 +61,7 @@ class Knative(Cluster):
     def test_from_nothing_to_a_counted_user(self):
         done = self.deploy("knative", "up")
         self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
-        for word in ("analytics counts 1 users", "http://ingest.lambda.example.com/user"):
+        for word in ("analytics counts 1 users", "store keeps it", "http://ingest.lambda.example.com/user"):
             self.assertIn(word, done.stdout)
         self.assertLessEqual({f"lambda Service.serving.knative.dev {f}" for f in FUNCTIONS}, set(self.applied()))
         self.assertIn("POST /user", self.read("requests"))
@@ -138,14 +139,80 @@ class Knative(Cluster):
         self.assertRegex(said, "a newer KafkaSource .kafkasources.sources.knative.dev has v1alpha0, and not v1")
         self.assertIn("1 things are missing", said)
 
-    def test_what_never_gets_ready_is_named_with_where_to_look(self):
-        for never in ("kafkasource/log-to-count", "job/topics", "statefulset/cassandra"):
+    def test_each_run_posts_a_user_of_its_own(self):
+        for count in (1, 2):
+            self.assertIn(f"analytics counts {count} users", self.deploy("knative", "up").stdout)
+
+    def test_a_user_that_is_not_counted_or_not_stored_is_a_failure(self):
+        for broken, words in (("count", "analytics did not count the user"), ("store", "not stored within")):
+            with self.subTest(broken):
+                self.without(broken, file="broken")
+                done = self.deploy("knative", "up", TIMEOUT="3")
+                self.assertNotEqual(done.returncode, 0)
+                self.assertIn(words, done.stderr)
+
+    def test_what_never_gets_ready_is_named_with_condition_pod_log_and_next_command(self):
+        self.without("pod/x-7", file="pod")
+        self.without("Ready=False RevisionFailed: it does not start\nRoutesReady=True : fine", file="conditions")
+        self.without("MYSQL is away", file="log")
+        cases = [("kafkasource/log-to-count", "Running", "next: kubectl -n knative-eventing logs pod/x-7 --follow"),
+                 ("job/topics", "Pending\nPodScheduled=False Unschedulable: no room", "next: the cluster has no room"),
+                 ("statefulset/cassandra", "Pending", "next: kubectl -n cassandra describe pod/x-7"),
+                 ("ksvc/store", "Running\nuser-container: ready=false restarts=3 CrashLoopBackOff  Error 64",
+                  "next: a key of the configuration is wrong"),
+                 ("ksvc/count", "Pending\nuser-container: ready=false restarts=0 ImagePullBackOff no such image ",
+                  "next: see that the image is where its name says"),
+                 ("ksvc/batch", "Running", "next: kubectl -n lambda logs pod/x-7 -c user-container --follow")]
+        for never, state, following in cases:
             with self.subTest(never):
                 self.without(never, file="never")
+                self.without(state, file="state")
                 done = self.deploy("knative", "up")
                 self.assertNotEqual(done.returncode, 0)
                 kind, name = never.split("/")
-                self.assertRegex(done.stderr, rf"{kind}[ /]{name} was not ready within 20 s; see: kubectl -n")
+                for words in (f"{kind} {name} was not ready within 20 s", "condition Ready=False RevisionFailed: it does not",
+                              "pod/x-7", "    MYSQL is away", following):
+                    self.assertIn(words, done.stderr)
+                self.assertNotIn("RoutesReady", done.stderr)
+                if kind == "ksvc":
+                    self.assertIn(f"revision {name}-00001", done.stderr)
+
+    def test_what_has_no_pod_is_named_all_the_same(self):
+        self.without("ksvc/count", file="never")
+        said = self.deploy("knative", "up").stderr
+        self.assertIn("there is no pod of it", said)
+        self.assertIn("next: kubectl -n lambda describe ksvc count", said)
+
+    def test_configurations_that_no_revision_uses_are_pruned(self):
+        self.deploy("knative", "up")
+        cluster = self.applied()
+        now = next(k for k in cluster if k.startswith("lambda ConfigMap. lambda-architecture-"))
+        for name in ("lambda-architecture-0000000000", "lambda-architecture-1111111111", "somebody-elses"):
+            cluster[f"lambda ConfigMap. {name}"] = {**cluster[now], "metadata": {"name": name, "namespace": "lambda"}}
+        (self.fake / "cluster.json").write_text(json.dumps(cluster))
+        self.without("lambda-architecture-1111111111", file="revisions")
+        self.assertEqual(self.deploy("knative", "up").returncode, 0)
+        left = {k.split()[2] for k in self.applied() if k.startswith("lambda ConfigMap.")}
+        self.assertEqual(left, {now.split()[2], "lambda-architecture-1111111111", "somebody-elses"})
+
+    def test_down_says_what_it_waits_for(self):
+        self.deploy("knative", "up")
+        self.without("3", file="slow")
+        done = self.deploy("knative", "down", PROGRESS="1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"\d+ s left for \d+ of infra/knative/dev to go: lambda ")
+        self.assertIn("sends the whole log again", done.stdout)
+
+    def test_down_that_does_not_end_is_bounded_and_a_failure(self):
+        self.deploy("knative", "up")
+        self.without("1000", file="slow")
+        done = self.deploy("knative", "down", TIMEOUT="2")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("still there after 2 s", done.stderr)
+
+    def test_the_gateways_version_is_said(self):
+        self.without("referencegrants.gateway.networking.k8s.io")
+        self.assertIn("ReferenceGrant v1 is there from 1.5 on", self.deploy("knative", "up", ROUTES="gateway").stderr)
 
     def test_images_come_from_where_they_are(self):
         self.deploy("knative", "up", IMAGES="registry.example.com/la", TAG="1.2")
@@ -174,107 +241,42 @@ class Knative(Cluster):
         self.assertIn("deploy.sh knative|openfaas up|down", done.stderr)
 
 
-@unittest.skipUnless(shutil.which("faas-cli"), "faas-cli cannot be built")
-class OpenFaas(Cluster):
-    def setUp(self):
-        super().setUp()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.gateway = subprocess.Popen(["python", HERE / "standin.py", str(port), self.fake])
-        self.addCleanup(self.gateway.wait)
-        self.addCleanup(self.gateway.kill)
-        until = time.monotonic() + 20
-        while not self.listens(port) and time.monotonic() < until:
-            time.sleep(0.05)
-        self.login("admin")
+class Kind(Cluster):
+    """The steps of the workflow's job, with a kind and a docker that do nothing."""
 
-    def listens(self, port):
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", port)) == 0
+    def steps(self, *words, **environment):
+        return self.run_script(HERE.parent / "kind.sh", *words, **{"USERS": "20", **environment})
 
-    def login(self, password):
-        subprocess.run(["faas-cli", "login", "-g", self.url, "--password", password],
-                       env=self.own(), capture_output=True, check=False)
+    def test_all_steps(self):
+        self.without("pod/x-1", file="pod")
+        done = self.steps()
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("each of them is counted and stored once", done.stdout)
+        calls = self.read("calls")
+        self.assertTrue(calls[0].startswith("kind create cluster --name lambda --image kindest/node:v1."))
+        applied = [c for c in calls if "/releases/download/knative-v1." in c]
+        self.assertEqual(len(applied), 8)
+        for name in FUNCTIONS:
+            self.assertIn(f"kind load docker-image dev.local/lambda-architecture/{name}:dev --name lambda", calls)
+        self.assertTrue([c for c in calls if "delete pod/x-1 --grace-period=0" in c])
+        self.assertEqual(calls[-1], "kind delete cluster --name lambda")
+        self.assertEqual(self.applied(), {})
 
-    def up(self, **environment):
-        return self.deploy("openfaas", "up", OPENFAAS_URL=self.url, **environment)
+    def test_a_burst_that_is_not_counted_or_stored_is_a_failure(self):
+        for broken in ("count", "store"):
+            self.without(broken, file="broken")
+            done = self.steps("burst", TIMEOUT="3")
+            self.assertNotEqual(done.returncode, 0)
+            self.assertRegex(done.stderr, "of 20 users .* are counted and .* stored")
 
-    def deployed(self):
-        return json.loads((self.fake / "functions.json").read_text())
-
-    def test_from_nothing_to_a_counted_user_twice(self):
-        for _ in range(2):
-            done = self.up(IMAGES="registry.example.com/la", TAG="1.2")
-            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
-            self.assertIn("analytics counts 1 users", done.stdout)
-        functions = self.deployed()["functions"]
-        self.assertEqual(sorted(functions), sorted(FUNCTIONS))
-        for name, wanted in functions.items():
-            self.assertEqual(wanted["image"], f"registry.example.com/la/{name}:1.2")
-            self.assertIs(wanted["readOnlyRootFilesystem"], True)
-            self.assertEqual(wanted["secrets"], ["lambda-architecture", "cassandra-ca"])
-            self.assertEqual(wanted["limits"], {"memory": "256Mi"})
-            self.assertEqual(wanted["envVars"]["CONFIG_FILE"], "/var/openfaas/secrets/lambda-architecture")
-            self.assertEqual(wanted["labels"]["com.openfaas.scale.max"], "1" if name == "batch" else "5")
-        self.assertEqual({c.rpartition(" ")[2] for c in self.read("changes")[len(self.read("changes")) // 2:]}, {"unchanged"})
-        self.assertIn("openfaas Deployment.apps forwarder", self.applied())
-        forwarder = self.applied()["openfaas Deployment.apps forwarder"]["spec"]["template"]["spec"]["containers"][0]
-        self.assertEqual(forwarder["image"], "registry.example.com/la/forwarder:1.2")
-
-    def test_the_configuration_is_that_of_knative(self):
-        self.operators()
-        done = self.up(ENVIRONMENT="prod")
-        self.assertEqual(done.returncode, 0, done.stderr)
-        config = self.deployed()["secrets"]["lambda-architecture"]
-        self.assertIn("KAFKA_CA='---A\nB'\n", config)
-        self.assertRegex(config, r"MYSQL_PASSWORD='\w{32}'\n")
-        rendered = subprocess.run([REAL, "kustomize", "infra/knative/prod"],
-                                  cwd=HERE.parent.parent, capture_output=True, text=True, check=True).stdout
-        of = next(r for r in yaml.safe_load_all(rendered) if r["kind"] == "ConfigMap")["data"]
-        for key in ("LOG_URL", "MASTER_URL", "VIEWS_URL"):
-            self.assertIn(f"{key}='{of[key]}'", config.splitlines())
-
-    def test_a_changed_password_reaches_the_functions(self):
-        self.operators()
-        self.up(ENVIRONMENT="prod")
+    def test_a_second_run_that_changes_something_is_a_failure(self):
+        self.steps("up")
         cluster = self.applied()
-        cluster["kafka Secret. lambda"]["data"]["password"] = "bmV3"
+        cluster["lambda Service.serving.knative.dev count"]["spec"]["template"]["spec"]["timeoutSeconds"] = 1
         (self.fake / "cluster.json").write_text(json.dumps(cluster))
-        self.assertEqual(self.up(ENVIRONMENT="prod").returncode, 0)
-        self.assertIn("KAFKA_PASSWORD='new'", self.deployed()["secrets"]["lambda-architecture"])
-
-    def test_what_is_missing_comes_with_its_command(self):
-        self.without("openfaas")
-        self.assertRegex(self.up().stderr, "(?s)OpenFaaS .no namespace openfaas.*helm install openfaas")
-        self.without()
-        self.login("wrong")
-        (self.fake / ".openfaas").exists() and shutil.rmtree(self.fake / ".openfaas")
-        self.assertRegex(self.up().stderr, "(?s)a gateway at .* that lets you in.*faas-cli login")
-        self.assertEqual(self.read("changes"), [])
-
-    def test_a_function_that_never_gets_ready_is_named(self):
-        self.without("store", file="never")
-        done = self.up(TIMEOUT="3")
+        done = self.steps("again")
         self.assertNotEqual(done.returncode, 0)
-        self.assertIn("the function store was not ready within 3 s", done.stderr)
-
-    def test_faasd_needs_no_cluster(self):
-        config = self.fake / "app.env"
-        config.write_text("LOG_URL=kafka://kafka.example.com:9092/user\n")
-        done = self.up(ENVIRONMENT="faasd", CONFIG=str(config))
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("docker-compose.yaml", done.stdout)
-        self.assertEqual(self.deployed()["secrets"]["lambda-architecture"], config.read_text().strip())
-        self.assertEqual(self.read("calls"), [])
-
-    def test_down_takes_all_functions(self):
-        self.up()
-        done = self.deploy("openfaas", "down", OPENFAAS_URL=self.url)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(self.deployed()["functions"], {})
-        self.assertNotIn("openfaas Deployment.apps forwarder", self.applied())
+        self.assertIn("the second run changed", done.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The files of OpenFaaS that no schema describes: stack.yml, which faas-cli reads without complaint, and faasd.yaml.
+"""The files of OpenFaaS that no schema describes: stack.yml, which faas-cli reads without complaint, faasd.yaml, and the
+unit of systemd.
 
 Usage: stack.py FILE
 """
@@ -13,6 +14,11 @@ FUNCTIONS = {"ingest", "count", "store", "batch", "analytics"}
 FIELDS = {"image", "skip_build", "readonly_root_filesystem", "environment", "secrets", "labels", "annotations", "requests",
           "limits", "lang", "handler", "constraints"}
 SECRETS = "/var/openfaas/secrets/"
+# Where faasd keeps what `faas-cli secret` makes.
+KEPT = "/var/lib/faasd-provider/secrets/openfaas-fn/"
+INTERNAL = {"count", "store", "batch"}
+# Seconds that a function takes to end what is under way.
+DRAIN = 60
 
 
 def stack(document):
@@ -32,6 +38,12 @@ def stack(document):
         for key, value in (function.get("environment") or {}).items():
             if value.startswith(SECRETS) and value.removeprefix(SECRETS) not in function.get("secrets", []):
                 yield f"{name}: {key} reads a secret that it does not name"
+        environment = function.get("environment") or {}
+        if ("EVENT_TOKEN_FILE" in environment) != (name in INTERNAL):
+            yield f"{name}: " + ("anybody may call it" if name in INTERNAL else "asks its users for the forwarder's token")
+        for key in ("write_timeout", "grace_period"):
+            if not int(str(environment.get(key, "0")).removesuffix("s")) > DRAIN:
+                yield f"{name}: {key} is below its drain of {DRAIN} s"
         for key, path in (("health", "/_/health"), ("ready", "/_/ready")):
             if function.get("annotations", {}).get(f"com.openfaas.{key}.http.path") != path:
                 yield f"{name}: is not asked at {path}"
@@ -49,13 +61,36 @@ def compose(document):
         targets = {volume["target"] for volume in service.get("volumes", [])}
         if environment.get("GATEWAY_URL") != "http://gateway:8080":
             yield f"{name}: does not know the gateway"
-        if environment.get("CONFIG_FILE") not in targets:
-            yield f"{name}: its configuration is not mounted"
+        for key in ("CONFIG_FILE", "EVENT_TOKEN_FILE"):
+            if environment.get(key) not in targets:
+                yield f"{name}: the file of {key} is not mounted"
+        for volume in service.get("volumes", []):
+            if volume["source"] != KEPT + volume["target"].rpartition("/")[2]:
+                yield f"{name}: {volume['source']} is not where faasd keeps the secret"
+
+
+def unit(text):
+    """The forwarder as a service of systemd."""
+    lines = [line.partition("=")[::2] for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    environment = dict(value.split("=", 1) for key, value in lines if key == "Environment")
+    credentials = dict(value.split(":", 1) for key, value in lines if key == "LoadCredential")
+    if ("Restart", "always") not in lines:
+        yield "it stays stopped when it dies"
+    if not int(dict(lines).get("TimeoutStopSec", 0)) > DRAIN:
+        yield f"it is killed in its drain of {DRAIN} s"
+    for key, name in (("CONFIG_FILE", "lambda-architecture"), ("EVENT_TOKEN_FILE", "event-token")):
+        file = environment.get(key, "").removeprefix("/run/credentials/lambda-forwarder.service/")
+        if credentials.get(file) != KEPT + name:
+            yield f"{key} is not the secret {name}"
 
 
 def main(file):
-    document = yaml.safe_load(Path(file).read_text())
-    faults = list(compose(document) if "services" in document else stack(document))
+    text = Path(file).read_text()
+    if file.endswith(".service"):
+        faults = list(unit(text))
+    else:
+        document = yaml.safe_load(text)
+        faults = list(compose(document) if "services" in document else stack(document))
     for fault in faults:
         print(fault)
     print("all is as OpenFaaS takes it" if not faults else f"{len(faults)} faults")

@@ -1,7 +1,10 @@
-"""Stands in for what a cluster answers: the gateway's API of OpenFaaS, and ingest and analytics behind a gateway.
+"""Stands in for what a cluster answers: the gateway's API of OpenFaaS; ingest, analytics and batch behind a gateway; and
+the forwarder.
 
-Usage: standin.py PORT FOLDER. FOLDER/requests gets a line a request, FOLDER/functions.json what was deployed. Stores
-nothing but numbers of users, and checks what it is told as OpenFaaS does.
+Usage: standin.py PORT FOLDER. FOLDER/requests gets a line a request, FOLDER/functions.json what was deployed and
+FOLDER/users a line a user. FOLDER/broken names what does not work: `forwarder` does not answer, `count` and `store` get
+no event, `dead` makes every event for store a dead letter, `remove` keeps a function that is removed. Stores nothing but
+numbers of users, and checks what it is told as OpenFaaS does.
 """
 
 import base64
@@ -10,7 +13,6 @@ import json
 import sys
 from pathlib import Path
 
-USERS = set()
 PASSWORD = "Basic " + base64.b64encode(b"admin:admin").decode()
 
 
@@ -35,18 +37,37 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = handle_any
 
+    def broken(self, name):
+        file = self.folder / "broken"
+        return file.exists() and name in file.read_text().split()
+
+    def users(self, layer):
+        """How many users the speed layer or the master dataset knows; one that gets no event knows those of before."""
+        file = self.folder / "users"
+        if self.broken(layer):
+            return 5
+        return len(set(file.read_text().split())) if file.exists() else 0
+
     def function(self, path, body):
         host = (self.headers.get("Host") or "").partition(".")[0]
         if path in ("/user", "/function/ingest/user") and self.command == "POST":
             if path == "/user" and host != "ingest":
                 return 404, "no such host"
-            USERS.add(json.loads(body)["id"])
+            with open(self.folder / "users", "a", encoding="utf-8") as users:
+                users.write(json.loads(body)["id"] + "\n")
             return 201, body
         if path in ("/analytics", "/function/analytics/analytics"):
             if path == "/analytics" and host != "analytics":
                 return 404, "no such host"
-            points = [{"id": "x", "time": "2026-01-01T00:00:00Z", "userCount": len(USERS)}] if USERS else []
+            count = self.users("count")
+            points = [{"id": "x", "time": "2026-01-01T00:00:00Z", "userCount": count}] if count else []
             return 200, json.dumps({"longestNameUser": None, "userCount": points}, separators=(",", ":"))
+        if path == "/" and host == "batch" and self.command == "POST" and self.headers.get("ce-id"):
+            return 200, {"newUsers": 0, "users": self.users("store"), "longestNameUser": None, "full": False}
+        if path == "/arrows" and not self.broken("forwarder"):
+            dead = self.users("store") if self.broken("dead") else 0
+            return 200, [{"name": f"log-to-{f}", "function": f, "lag": 0, "underWay": 0, "delivered": self.users(f),
+                          "retried": 0, "dead": dead} for f in ("count", "store")]
         return 404, "no such path"
 
     def system(self, path, body):
@@ -67,7 +88,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
             functions[name] = wanted
             status = 202 if not same else 200
         elif path == "/system/functions" and self.command == "DELETE":
-            if functions.pop(json.loads(body)["functionName"], None) is None:
+            if not self.broken("remove") and functions.pop(json.loads(body)["functionName"], None) is None:
                 status = 404
         elif path == "/system/functions":
             answer = [self.described(f) for f in functions.values()]
@@ -76,6 +97,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             status, answer = (200, self.described(functions[name])) if name in functions else (404, "not found")
         elif path == "/system/secrets" and self.command == "GET":
             answer = [{"name": name} for name in secrets]
+        elif path == "/system/secrets" and self.command == "DELETE":
+            secrets.pop(json.loads(body)["name"], None)
         elif path == "/system/secrets":
             wanted = json.loads(body)
             if self.command == "POST" and wanted["name"] in secrets:
@@ -89,7 +112,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         never = self.folder / "never"
         replicas = 0 if never.exists() and wanted["service"] in never.read_text().split() else 1
         return {"name": wanted["service"], "image": wanted["image"], "replicas": 1, "availableReplicas": replicas,
-                "invocationCount": 0, "labels": {}, "annotations": {}}
+                "invocationCount": 0, "labels": wanted.get("labels") or {}, "annotations": wanted.get("annotations") or {}}
 
     def log_message(self, *_):
         pass

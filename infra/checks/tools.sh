@@ -39,5 +39,7 @@ install_tools() {
     missing "kubeconform cannot be built"
   go_tool faas-cli github.com/openfaas/faas-cli github.com/openfaas/faas-cli v0.0.0-20211012083206-08e3e965c831 ||
     missing "faas-cli cannot be built"
+  go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint github.com/rhysd/actionlint v1.7.12 ||
+    missing "actionlint cannot be built"
   go_tool kn knative.dev/client/cmd/kn knative.dev/client v0.41.0 || missing "kn cannot be built"
 }

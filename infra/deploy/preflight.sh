@@ -78,7 +78,7 @@ preflight_knative() {
   need_crd kafkasinks.eventing.knative.dev v1alpha1 "KafkaSink" \
     "kubectl apply -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-controller.yaml -f $KNATIVE-extensions/eventing-kafka-broker/releases/latest/download/eventing-kafka-sink.yaml"
   if [ "$ROUTES" = gateway ]; then
-    need_crd referencegrants.gateway.networking.k8s.io v1 "Gateway API" \
+    need_crd referencegrants.gateway.networking.k8s.io v1 "Gateway API, 1.5 or newer: ReferenceGrant v1 is there from 1.5 on" \
       "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/latest/download/standard-install.yaml"
     has gateway -n gateway public || want "the Gateway \`public\` of the namespace \`gateway\`" "see docs/deploy.md, Routes"
   fi
@@ -90,12 +90,47 @@ preflight_knative() {
   echo "all that is needed is there"
 }
 
+# need_config: the servers' URLs for faasd, complete: functions would only say so one by one after they were deployed.
+need_config() {
+  local key value reference example="cp infra/config/config.env app.env; edit app.env; export CONFIG=app.env"
+  if ! [ -r "${CONFIG:-}" ]; then
+    want "CONFIG, a file with LOG_URL, MASTER_URL and VIEWS_URL" "$example"
+    return
+  fi
+  [ -z "$(config_value EVENT_TOKEN)" ] || want "a CONFIG without EVENT_TOKEN, which is a secret of its own" "take the line out of $CONFIG"
+  for key in LOG_URL MASTER_URL VIEWS_URL; do
+    value=$(config_value "$key")
+    case "$value" in
+      '') want "$key in $CONFIG" "add a line $key='…' as in infra/config/config.env" ;;
+      sqlite:*) want "a server in $key of $CONFIG; an embedded store is in nobody else's container" "see infra/config/config.env" ;;
+    esac
+    while read -r reference; do
+      [ -n "$(config_value "$reference")" ] || want "$reference in $CONFIG, which $key names" "add a line $reference='…'"
+    done < <(grep -oE '\$\([A-Za-z_0-9]+\)' <<<"$value" | tr -cd 'A-Za-z_0-9\n')
+  done
+}
+
+# config_value KEY: what CONFIG says, without its quotes; the last line counts.
+config_value() { sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=[[:space:]]*//p" "$CONFIG" | tail -n 1 | sed -E "s/^(['\"])(.*)\1[[:space:]]*$/\2/"; }
+
+# need_gateway: the gateway answers and lets us in.
+need_gateway() {
+  local advice="faas-cli login -g $OPENFAAS_URL --password PASSWORD"
+  if [ "$ENVIRONMENT" = faasd ]; then
+    advice="on its machine: sudo cat /var/lib/faasd/secrets/basic-auth-password; here: $advice"
+  else
+    advice="kubectl -n openfaas port-forward service/gateway 8080:8080 & $advice"
+  fi
+  faas-cli list -g "$OPENFAAS_URL" >"$work/list" 2>&1 || want "a gateway at $OPENFAAS_URL that lets you in ($(tail -n 1 "$work/list"))" "$advice"
+}
+
 preflight_openfaas() {
   step "preflight"
   need faas-cli "faas-cli" "curl -sSL https://cli.openfaas.com | sudo sh"
   need curl "curl" "apt install curl"
+  [ -n "$IMAGES" ] || want "IMAGES, where the gateway pulls the images from" "export IMAGES=REGISTRY/lambda-architecture TAG=1.0.0"
   if [ "$ENVIRONMENT" = faasd ]; then
-    [ -r "${CONFIG:-}" ] || want "CONFIG, a file with LOG_URL, MASTER_URL and VIEWS_URL" "cp infra/config/config.env app.env; edit app.env; export CONFIG=app.env"
+    need_config
   else
     need_kubectl
     need_servers
@@ -105,8 +140,7 @@ preflight_openfaas() {
     done
   fi
   report
-  faas-cli list -g "$OPENFAAS_URL" >"$work/list" 2>&1 || want "a gateway at $OPENFAAS_URL that lets you in ($(tail -n 1 "$work/list"))" \
-    "kubectl -n openfaas port-forward service/gateway 8080:8080 & faas-cli login -g $OPENFAAS_URL --password PASSWORD"
+  need_gateway
   report
   echo "all that is needed is there"
 }

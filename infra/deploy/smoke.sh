@@ -1,22 +1,41 @@
 # shellcheck shell=bash disable=SC2154 # work is deploy.sh's
-# Posts a user and waits until analytics knows of one. Always the same user, so that a second time changes nothing.
+# Posts a user that nobody posted before, and waits until it is counted and stored. How it is seen to be stored differs.
 
-USER_JSON='{"id":"00000000-0000-4000-8000-000000000001","name":"Smoke test"}'
-
-# smoke INGEST ANALYTICS [CURL…]: base URLs of the two.
+# smoke INGEST ANALYTICS STORED: base URLs of two functions, and a function of this file that answers with a growing
+# number of users stored so far, or with nothing while it cannot tell.
 smoke() {
-  local ingest="$1" analytics="$2" until=$((SECONDS + TIMEOUT)) answer=""
-  until answer=$(curl -sS -m 10 -f "$ingest/user" -H "Host: ${INGEST_HOST:-$(host_of "$ingest")}" -H 'Content-Type: application/json' -d "$USER_JSON" 2>&1); do
+  local ingest="$1" analytics="$2" stored="$3" until=$((SECONDS + TIMEOUT)) answer="" id counted_before stored_before now
+  id=$(cat /proc/sys/kernel/random/uuid)
+  until counted_before=$(counted "$analytics") && stored_before=$("$stored") && [ -n "$stored_before" ]; do
+    [ "$SECONDS" -lt "$until" ] || die "nothing says within $TIMEOUT s how many users there are: $(tail -n 1 "$work/smoke-error")"
+    sleep 1
+  done
+  until answer=$(curl -sS -m 10 -f "$ingest/user" -H "Host: ${INGEST_HOST:-$(host_of "$ingest")}" \
+    -H 'Content-Type: application/json' -d "{\"id\":\"$id\",\"name\":\"Smoke test\"}" 2>&1); do
     [ "$SECONDS" -lt "$until" ] || die "ingest did not take a user within $TIMEOUT s: $answer"
     sleep 1
   done
-  echo "ingest took a user"
-  until answer=$(curl -sS -m 10 -f "$analytics/analytics" -H "Host: ${ANALYTICS_HOST:-$(host_of "$analytics")}" 2>&1) && grep -q '"userCount":[1-9]' <<<"$answer"; do
-    [ "$SECONDS" -lt "$until" ] || die "analytics did not count a user within $TIMEOUT s: $answer"
+  echo "ingest took the user $id"
+  until now=$(counted "$analytics") && [ "$now" -gt "$counted_before" ]; do
+    [ "$SECONDS" -lt "$until" ] || die "analytics did not count the user $id within $TIMEOUT s: it says ${now:-nothing} as before; is it in the dead letters? see docs/deploy.md, When it does not work"
     sleep 1
   done
-  echo "analytics counts $(grep -o '"userCount":[0-9]*' <<<"$answer" | tail -n 1 | cut -d: -f2) users"
+  echo "analytics counts $now users"
+  until now=$("$stored") && [ -n "$now" ] && [ "$now" -gt "$stored_before" ]; do
+    [ "$SECONDS" -lt "$until" ] || die "the user $id was counted, but not stored within $TIMEOUT s; see the log of store"
+    sleep 1
+  done
+  echo "store keeps it"
   printf '\nPOST users to  %s/user\nread           %s/analytics\n' "${INGEST_URL:-$ingest}" "${ANALYTICS_URL:-$analytics}"
+}
+
+# counted ANALYTICS: how many users analytics counts now.
+counted() {
+  local answer
+  answer=$(curl -sS -m 10 -f "$1/analytics" -H "Host: ${ANALYTICS_HOST:-$(host_of "$1")}" 2>"$work/smoke-error") || return 1
+  answer=$(grep -o '"userCount": *[0-9][0-9]*' <<<"$answer" | tail -n 1)
+  answer="${answer##*[!0-9]}"
+  echo "${answer:-0}"
 }
 
 host_of() { sed -E 's#^[a-z]+://([^/]+).*#\1#' <<<"$1"; }
@@ -32,20 +51,49 @@ gateway() {
   return 1
 }
 
-# Through a port of this machine, since a new cluster's names are in nobody's DNS.
-smoke_knative() {
-  local namespace service port tries=0
-  read -r namespace service <<<"$(gateway)"
-  port=$((20000 + RANDOM % 20000))
-  kubectl -n "$namespace" port-forward "service/$service" "$port:80" >"$work/forward" 2>&1 &
+# forward_port NAMESPACE TARGET PORT PATH: makes TARGET's port one of this machine, named in `forwarded`.
+forward_port() {
+  local until=$((SECONDS + 30))
+  forwarded=$((20000 + RANDOM % 20000))
+  kubectl -n "$1" port-forward "$2" "$forwarded:$3" >"$work/forward" 2>&1 &
   children+=($!)
-  until curl -s -m 2 -o /dev/null "http://127.0.0.1:$port/"; do
-    tries=$((tries + 1))
-    kill -0 "${children[-1]}" 2>/dev/null && [ "$tries" -lt 50 ] || die "cannot reach $namespace/$service: $(cat "$work/forward")"
+  until curl -s -m 2 -o /dev/null "http://127.0.0.1:$forwarded$4"; do
+    kill -0 "${children[-1]}" 2>/dev/null && [ "$SECONDS" -lt "$until" ] || die "cannot reach $1/$2: $(cat "$work/forward")"
     sleep 0.2
   done
+}
+
+# Through a port of this machine, since a new cluster's names are in nobody's DNS.
+smoke_knative() {
+  local namespace service
+  read -r namespace service <<<"$(gateway)"
+  forward_port "$namespace" "service/$service" 80 /
   INGEST_HOST=ingest.lambda.svc.cluster.local ANALYTICS_HOST=analytics.lambda.svc.cluster.local \
     INGEST_URL=$(kubectl -n lambda get ksvc ingest -o 'jsonpath={.status.url}') \
     ANALYTICS_URL=$(kubectl -n lambda get ksvc analytics -o 'jsonpath={.status.url}') \
-    smoke "http://127.0.0.1:$port" "http://127.0.0.1:$port"
+    smoke "http://127.0.0.1:$forwarded" "http://127.0.0.1:$forwarded" stored_by_batch
+}
+
+# stored_by_batch: a tick, as a PingSource sends it; its summary says how many users the master dataset has.
+stored_by_batch() {
+  curl -sS -m 30 -f -X POST "http://127.0.0.1:$forwarded/" -H 'Host: batch.lambda.svc.cluster.local' \
+    -H 'ce-specversion: 1.0' -H 'ce-type: smoke' -H 'ce-source: /deploy' -H "ce-id: $RANDOM" 2>"$work/smoke-error" |
+    sed -nE 's/.*"users": *([0-9]+).*/\1/p'
+}
+
+smoke_openfaas() {
+  arrow_dead_before=$(arrow_field dead)
+  smoke "$OPENFAAS_URL/function/ingest" "$OPENFAAS_URL/function/analytics" stored_by_forwarder
+}
+
+# arrow_field FIELD: what the forwarder says of the source that leads to store.
+arrow_field() { arrows | tr '{' '\n' | grep -E '"function": *"store"' | grep -oE "\"$1\": *[0-9]+" | grep -oE '[0-9]+$' || true; }
+
+# stored_by_forwarder: how many events store took since the forwarder started; nothing once one was dead-lettered.
+stored_by_forwarder() {
+  local dead
+  dead=$(arrow_field dead)
+  [ -n "$dead" ] || return 0
+  [ "$dead" = "$arrow_dead_before" ] || die "an event for store became a dead letter: $dead now, $arrow_dead_before before; see the forwarder's log"
+  arrow_field delivered
 }

@@ -1,18 +1,29 @@
 # shellcheck shell=bash
-# Waits until what was applied is ready, and says what is not and where to look.
+# Waits until what was applied is ready, or is gone. A step as a whole waits TIMEOUT seconds, and explains what is not
+# ready then.
+
+# deadline: begins the time of a step.
+deadline() { step_until=$((SECONDS + TIMEOUT)); }
+# remaining: seconds that the step still has; one at least, so that what is ready already is seen.
+remaining() { echo $((step_until > SECONDS ? step_until - SECONDS : 1)); }
 
 # ready NAMESPACE KIND NAME CONDITION: `condition=Ready`, or what else kubectl waits for.
 ready() {
-  kubectl -n "$1" wait "$2/$3" --for="$4" --timeout="${TIMEOUT}s" ||
-    die "$2 $3 was not ready within $TIMEOUT s; see: kubectl -n $1 describe $2 $3"
+  kubectl -n "$1" wait "$2/$3" --for="$4" --timeout="$(remaining)s" || not_ready "$1" "$2" "$3"
 }
 
 rolled_out() {
-  kubectl -n "$1" rollout status "$2" --timeout="${TIMEOUT}s" ||
-    die "$2 was not ready within $TIMEOUT s; see: kubectl -n $1 describe $2; kubectl -n $1 get pods"
+  [ "${step_until:-0}" -gt "$SECONDS" ] || deadline
+  kubectl -n "$1" rollout status "$2" --timeout="$(remaining)s" || not_ready "$1" "${2%%/*}" "${2#*/}"
+}
+
+not_ready() {
+  explain "$@" >&2 || true
+  die "$2 $3 was not ready within $TIMEOUT s"
 }
 
 wait_dev() {
+  deadline
   rolled_out kafka statefulset/kafka
   ready kafka job topics condition=Complete
   rolled_out mysql statefulset/mysql
@@ -20,6 +31,7 @@ wait_dev() {
 }
 
 wait_prod() {
+  deadline
   ready kafka kafka kafka condition=Ready
   ready kafka kafkatopic user condition=Ready
   ready kafka kafkatopic user-dead-letter condition=Ready
@@ -32,20 +44,27 @@ wait_prod() {
 
 wait_knative() {
   local name
+  deadline
   for name in ingest count store batch analytics; do ready lambda ksvc "$name" condition=Ready; done
   ready lambda kafkasink dead-letter condition=Ready
   for name in log-to-count log-to-store; do ready lambda kafkasource "$name" condition=Ready; done
   ready lambda pingsource minute-to-batch condition=Ready
 }
 
-wait_openfaas() {
-  local name until=$((SECONDS + TIMEOUT))
-  for name in ingest count store batch analytics; do
-    until faas-cli describe "$name" -g "$OPENFAAS_URL" 2>/dev/null | grep -Eq '^(Status: +Ready|Available [Rr]eplicas: +[1-9])'; do
-      [ "$SECONDS" -lt "$until" ] || die "the function $name was not ready within $TIMEOUT s; see: faas-cli describe $name; faas-cli logs $name"
-      sleep 1
-    done
-    echo "$name is ready"
+# gone WHAT KUBECTL-GET-WORDS…: waits until no such object is left, and says every 10 s what still is.
+gone() {
+  local what="$1" left said=$SECONDS
+  shift
+  deadline
+  # A cluster that does not answer says nothing of what is gone.
+  until left=$(kubectl get "$@" -o name --ignore-not-found 2>&1) && [ -z "$left" ]; do
+    if [ "$SECONDS" -ge "$step_until" ]; then
+      die "still there after $TIMEOUT s: $(paste -sd' ' <<<"$left"); see what holds it: kubectl get namespace -o yaml shows conditions and finalizers; then run this again"
+    fi
+    if [ $((SECONDS - said)) -ge "${PROGRESS:-10}" ]; then
+      said=$SECONDS
+      echo "$((step_until - SECONDS)) s left for $(wc -l <<<"$left") of $what to go: $(head -n 3 <<<"$left" | paste -sd' ')"
+    fi
+    sleep 1
   done
-  [ "$ENVIRONMENT" = faasd ] || rolled_out openfaas deployment/forwarder
 }

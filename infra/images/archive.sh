@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# archive.sh NAME TREE OUT.tar: an OCI image of a tree, as an archive that docker, podman, skopeo and a registry take.
+# archive.sh NAME TREE OUT.tar REFERENCE: an image of a tree, as an archive that docker, podman, containerd, kind and skopeo
+# take, each by the name REFERENCE: an OCI layout with the list of a docker archive beside it.
 # What the image is told (user, environment, entry point, labels) stands in the Dockerfile's last stage alone. The same
 # tree gives the same bytes. VERSION, REVISION and CREATED stand in the labels, TARGETARCH is the machine it is for.
 set -euo pipefail
-name="$1" tree="$2" out="$3"
+name="$1" tree="$2" out="$3" reference="$4"
+# Whole, as containerd keeps it: a name without a registry is one of docker.io.
+case "${reference%%/*}" in *.* | *:* | localhost) ;; *) reference="docker.io/$reference" ;; esac
 here="$(cd "$(dirname "$0")" && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -49,8 +52,12 @@ config="$(blob "$work/config" config.v1+json)}"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s]}' \
   "$config" "$layer" >"$work/manifest"
 manifest="$(blob "$work/manifest" manifest.v1+json)"
-annotations="\"annotations\":{\"org.opencontainers.image.ref.name\":\"$VERSION\"}"
+# containerd reads the first, others the second.
+annotations="\"annotations\":{\"io.containerd.image.name\":\"$reference\",\"org.opencontainers.image.ref.name\":\"$reference\"}"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s,"platform":{"architecture":"%s","os":"linux"},%s}]}' \
   "$manifest" "$TARGETARCH" "$annotations" >"$work/image/index.json"
 printf '{"imageLayoutVersion":"1.0.0"}' >"$work/image/oci-layout"
+path() { sed -E 's|.*"digest":"sha256:([0-9a-f]+)".*|blobs/sha256/\1|' <<<"$1"; }
+printf '[{"Config":"%s","RepoTags":["%s"],"Layers":["%s"]}]' "$(path "$config")" "$reference" "$(path "$layer")" \
+  >"$work/image/manifest.json"
 tar --sort=name --mtime="$CREATED" --owner=0 --group=0 --numeric-owner --format=gnu -C "$work/image" -cf "$out" .

@@ -1,0 +1,1 @@
+s#/var/lib/faasd-provider/secrets/openfaas-fn/lambda#./secrets/lambda#

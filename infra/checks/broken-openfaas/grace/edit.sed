@@ -1,0 +1,1 @@
+s/write_timeout: 65s/write_timeout: 30s/

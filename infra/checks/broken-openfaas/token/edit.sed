@@ -1,0 +1,1 @@
+/EVENT_TOKEN_FILE/d

@@ -1,0 +1,1 @@
+s#openfaas-fn/event-token#event-token#

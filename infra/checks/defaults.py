@@ -1,0 +1,88 @@
+"""What an API server would fill in inside a list that manifests give. `kubectl apply` compares such lists as a whole: with
+a default left out it writes the object anew every time, and says `configured` although nothing differs.
+
+Usage: defaults.py SCHEMAS FILE…; SCHEMAS is a folder of {group}/{kind}_{version}.json or "-".
+"""
+
+import json
+import sys
+from pathlib import Path
+
+# What no schema says: Kubernetes' own kinds whose lists have no key to merge by, and what Knative's webhook adds.
+# Kind, path of the list, the fields of its items, and whether they are needed only where their parent is there.
+KNOWN = [
+    ("NetworkPolicy", "spec.ingress.*.ports", ["protocol"]),
+    ("NetworkPolicy", "spec.egress.*.ports", ["protocol"]),
+    ("Ingress", "spec.rules.*.http.paths", ["pathType"]),
+    ("StatefulSet", "spec.volumeClaimTemplates", ["apiVersion", "kind", "spec.volumeMode", "status.phase"]),
+    ("Service.serving.knative.dev", "spec.template.spec.containers",
+     ["name", "readinessProbe.successThreshold", "readinessProbe.httpGet?.port", "livenessProbe?.httpGet?.port"]),
+    ("Service.serving.knative.dev", "spec.template.spec.containers.*.ports", ["protocol"]),
+    ("Service.serving.knative.dev", "spec.template.spec.containers.*.volumeMounts", ["readOnly"]),
+]
+
+
+def at(value, path):
+    """All values at a path; `*` stands for each item of a list."""
+    if not path:
+        return [value]
+    if path[0] == "*":
+        return [found for item in value or [] for found in at(item, path[1:])]
+    return at(value[path[0]], path[1:]) if isinstance(value, dict) and path[0] in value else []
+
+
+def lacks(item, path):
+    """Whether a field is missing; one behind `?` may be absent with all that is in it."""
+    for name in path:
+        if name.rstrip("?") not in item:
+            return not name.endswith("?")
+        item = item[name.rstrip("?")]
+    return False
+
+
+def by_schema(value, schema, path=""):
+    """The defaults of a schema inside lists that `value` leaves out."""
+    if isinstance(value, dict):
+        for name, inner in (schema.get("properties") or {}).items():
+            if name in value:
+                yield from by_schema(value[name], inner, f"{path}.{name}")
+            elif "default" in inner and "[]" in path:
+                yield f"{path}.{name}"
+    elif isinstance(value, list):
+        for item in value:
+            yield from by_schema(item, schema.get("items") or {}, f"{path}[]")
+
+
+def missing(resource, schemas="-"):
+    """The fields that an API server would add in a way that makes every `kubectl apply` a change."""
+    group, _, version = resource["apiVersion"].rpartition("/")
+    kinds = {resource["kind"] if not group.endswith(".dev") else "", f"{resource['kind']}.{group}"}
+    for kind, path, fields in KNOWN:
+        if kind in kinds:
+            items = [item for found in at(resource, path.split(".")) for item in found or []]
+            for field in fields:
+                if any(lacks(item, field.split(".")) for item in items):
+                    yield f"{path}[].{field.replace('?', '')}"
+    schema = Path(schemas) / group / f"{resource['kind'].lower()}_{version}.json"
+    if schemas != "-" and schema.exists():
+        yield from by_schema({"spec": resource.get("spec")}, json.loads(schema.read_text()))
+
+
+def main(schemas, files):
+    import yaml
+
+    wrong, count = set(), 0
+    for file in files:
+        for resource in yaml.safe_load_all(Path(file).read_text()):
+            if resource:
+                count += 1
+                name = f"{resource['kind']} {resource['metadata']['name']}"
+                wrong |= {f"{name} leaves the default of {field.lstrip('.')} to the server" for field in missing(resource, schemas)}
+    for line in sorted(wrong):
+        print(line)
+    print(f"{count} resources state the defaults inside their lists" if not wrong else f"{len(wrong)} defaults are not stated")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
