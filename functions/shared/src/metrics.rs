@@ -24,8 +24,14 @@ struct Labels {
     status: u16,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Task {
+    task: String,
+}
+
 struct Metrics {
     registry: Registry,
+    restarts: Family<Task, Counter>,
     requests: Family<Labels, Counter>,
     seconds: Histogram,
 }
@@ -37,7 +43,9 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
     registry.register("http_requests", "Requests answered", requests.clone());
     registry.register("http_request_duration_seconds", "Time from headers to answer", seconds.clone());
-    Metrics { registry, requests, seconds }
+    let restarts = Family::<Task, Counter>::default();
+    registry.register("task_restarts", "Restarts of tasks that panicked", restarts.clone());
+    Metrics { registry, restarts, requests, seconds }
 });
 
 /// Counts an answered request.
@@ -45,6 +53,11 @@ pub fn answered(method: &Method, status: StatusCode, took: Duration) {
     let labels = Labels { method: method.as_str().to_owned(), status: status.as_u16() };
     METRICS.requests.get_or_create(&labels).inc();
     METRICS.seconds.observe(took.as_secs_f64());
+}
+
+/// Counts a restart of a supervised task.
+pub fn restarted(task: &str) {
+    METRICS.restarts.get_or_create(&Task { task: task.to_owned() }).inc();
 }
 
 /// `GET /metrics`.

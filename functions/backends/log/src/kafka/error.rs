@@ -69,6 +69,19 @@ pub enum KafkaFailure {
     GivenUp(#[from] tokio::task::JoinError),
 }
 
+impl KafkaFailure {
+    /// Whether the client or a broker refuses a record for its size.
+    pub(crate) fn is_too_large(&self) -> bool {
+        let Self::Unconfirmed { source: KafkaError::MessageProduction(code), .. } = self else { return false };
+        matches!(
+            code,
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::MessageBatchTooLarge
+        )
+    }
+}
+
 fn after(trouble: &Option<String>) -> String {
     trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"))
 }
