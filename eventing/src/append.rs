@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn a_record_shrinks_until_nothing_is_left_to_cut() {
         let header = |name: &str, len| (name.to_owned(), Bytes::from("é".repeat(len)));
-        let headers = vec![header("ce_id", 5_000), header("ce_other", 5_000), header(crate::control::RESOLUTION, 1)];
+        let headers =
+            vec![header("ce_id", 5_000), header("ce_other", 5_000), header(crate::control::RESOLUTION, 1)];
         let mut record = Record {
             key: Some(Bytes::from("k".repeat(5_000))),
             headers,

@@ -234,8 +234,7 @@ pub fn play(
         let health = playing.supervised(name.clone());
         let (log, letters, news, stop) = (log.clone(), playing.letters.clone(), news.clone(), stop.clone());
         tasks.spawn(async move {
-            let start =
-                || watch(log.clone(), topic.clone(), letters.clone(), news.clone(), health.clone());
+            let start = || watch(log.clone(), topic.clone(), letters.clone(), news.clone(), health.clone());
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = supervise(&name, &health, start) => {}

@@ -281,9 +281,8 @@ impl Letters {
 fn read(delivered: &Delivered, topic: &str) -> (Event, Content) {
     let record = &delivered.record;
     let origin = Origin { namespace: "default", name: "dead-letter", topic };
-    let event = catch_unwind(AssertUnwindSafe(|| {
-        Event::of_record(delivered, origin).map_err(|why| why.to_string())
-    }));
+    let event =
+        catch_unwind(AssertUnwindSafe(|| Event::of_record(delivered, origin).map_err(|why| why.to_string())));
     match event.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
         Ok(mut event) => {
             // The place is the dead letter's own now; that of the record that died is still in the headers.

@@ -140,7 +140,8 @@ async fn send(
     spec: &PingSource,
     now: DateTime<Utc>,
 ) -> Result<(), String> {
-    let request = event(metadata, spec, now).to_request(metadata.namespace()).map_err(|why| why.to_string())?;
+    let request =
+        event(metadata, spec, now).to_request(metadata.namespace()).map_err(|why| why.to_string())?;
     let function = &spec.sink.reference.name;
     // A tick that is lost is made good by the next, and must not wait for ever beside it.
     let sink = Limited(sink);

@@ -98,7 +98,9 @@ impl Reader {
                     *lock(&self.progress.begin) = begin;
                     return consumer;
                 }
-                Err(error) => self.reading.log(&self.source, &error, "cannot read the log now", &self.progress),
+                Err(error) => {
+                    self.reading.log(&self.source, &error, "cannot read the log now", &self.progress)
+                }
             }
             sleep(backoff).await;
             backoff = (backoff * 2).min(MAX_OPEN_BACKOFF);

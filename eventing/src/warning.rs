@@ -43,7 +43,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_same_failure_is_logged_once_a_minute() {
         let mut warning = Warning::default();
-        let logged = |warning: &mut Warning, why| (0..100).filter_map(|_| warning.due(why)).collect::<Vec<_>>();
+        let logged =
+            |warning: &mut Warning, why| (0..100).filter_map(|_| warning.due(why)).collect::<Vec<_>>();
         assert_eq!(logged(&mut warning, "refused"), [0]);
         assert_eq!(logged(&mut warning, "timed out"), [99]);
         tokio::time::advance(REPEAT_INTERVAL).await;

@@ -108,7 +108,9 @@ impl Gateway {
             return Err(SinkError(format!("the forwarder was refused with {status}: {why}")));
         }
         if !answer.headers().contains_key(FUNCTION_HEADER) {
-            return Err(SinkError(format!("the function did not answer; the gateway answered {status} for it")));
+            return Err(SinkError(format!(
+                "the function did not answer; the gateway answered {status} for it"
+            )));
         }
         Ok(answer)
     }
@@ -141,9 +143,7 @@ impl Sink for Gateway {
             self.exchange(Request::get(uri).body(Bytes::new())?).await
         };
         match timeout(PROBE_TIMEOUT, asked).await {
-            Ok(Ok(answer)) => {
-                answer.status().is_success() && answer.headers().contains_key(FUNCTION_HEADER)
-            }
+            Ok(Ok(answer)) => answer.status().is_success() && answer.headers().contains_key(FUNCTION_HEADER),
             _ => false,
         }
     }

@@ -89,7 +89,8 @@ fn secret(get: impl Fn(&str) -> Option<String>, key: &str) -> Result<Option<Stri
     let (named, secret) = match (get(key), get(&twin)) {
         (Some(value), _) => (key, value),
         (None, Some(file)) => {
-            let text = fs::read_to_string(&file).map_err(|e| ConfigError::new(&twin, unreadable(&file, &e)))?;
+            let text =
+                fs::read_to_string(&file).map_err(|e| ConfigError::new(&twin, unreadable(&file, &e)))?;
             (twin.as_str(), text.lines().next().unwrap_or_default().to_owned())
         }
         (None, None) => return Ok(None),

@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use backend_log::Start;
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use eventing::{dead_letters::Letters, replay::replay, sink::SinkError};
 use http::Response;
@@ -164,7 +164,10 @@ async fn a_record_that_makes_the_source_panic_is_tried_and_then_dead() {
     let mended = Function::new(Duration::ZERO, |_| status(200));
     let functions = ["store".to_owned()].into();
     letter.replay(&log, "user-dead-letter", &*mended, &functions).await.unwrap();
-    assert_eq!((mended.heard("ce-id"), mended.heard("ce-type")), (vec!["poison".into()], vec!["test".into()]));
+    assert_eq!(
+        (mended.heard("ce-id"), mended.heard("ce-type")),
+        (vec!["poison".into()], vec!["test".into()])
+    );
     assert!(Letters::read(&log, "user-dead-letter").await.unwrap().is_empty());
 }
 

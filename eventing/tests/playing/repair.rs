@@ -146,7 +146,8 @@ async fn a_dead_letter_says_where_its_record_was_and_keeps_its_extensions() {
     let mut died = event("2", "a");
     died.headers.push(("ce_knee".to_owned(), Bytes::from_static(b"kept")));
     log.0.put("user", died);
-    let picky = Function::new(Duration::ZERO, |r: &_| status(if value(r, "ce-id") == "2" { 400 } else { 200 }));
+    let picky =
+        Function::new(Duration::ZERO, |r: &_| status(if value(r, "ce-id") == "2" { 400 } else { 200 }));
     let played = crate::harness::play(source("log-to-count"), &log, &picky);
     eventually("one is dead", || played.progress.dead.load(SeqCst) == 1).await;
     played.end().await;
@@ -155,7 +156,10 @@ async fn a_dead_letter_says_where_its_record_was_and_keeps_its_extensions() {
     assert_eq!((letter.id.to_string().as_str(), origin), ("1:0", [Some("1"), Some("1")]));
     let willing = Function::new(Duration::ZERO, |_| status(200));
     letter.replay(&log, DEAD, &*willing, &arrows().fed_functions()).await.unwrap();
-    assert_eq!((willing.heard("ce-knee"), willing.heard("ce-knativekafkaoffset")), (vec!["kept".into()], vec!["1".into()]));
+    assert_eq!(
+        (willing.heard("ce-knee"), willing.heard("ce-knativekafkaoffset")),
+        (vec!["kept".into()], vec!["1".into()])
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,7 +72,9 @@ pub enum KafkaFailure {
 impl KafkaFailure {
     /// Whether the client or a broker refuses a record for its size.
     pub(crate) fn is_too_large(&self) -> bool {
-        let Self::Unconfirmed { source: KafkaError::MessageProduction(code), .. } = self else { return false };
+        let Self::Unconfirmed { source: KafkaError::MessageProduction(code), .. } = self else {
+            return false;
+        };
         matches!(
             code,
             RDKafkaErrorCode::MessageSizeTooLarge
