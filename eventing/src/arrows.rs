@@ -1,10 +1,14 @@
 //! All arrows of a folder of manifests at once.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backend_log::{Consumer, Log, LogError, Start};
 use serde::Serialize;
-use tokio::sync::{Mutex, mpsc};
+use shared::supervise::{TaskHealth, supervise};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -15,9 +19,14 @@ use crate::{
     },
     ping,
     sink::Sink,
-    source::{self, Progress, Source},
+    source::{self, Progress, Source, chain},
+    warning::Warning,
 };
 
+/// How long the log may take to tell how far behind a source is; longer, and the status does without.
+const LAG_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after a failure the dead letters are read anew.
+const REOPEN_BACKOFF: Duration = Duration::from_secs(1);
 /// Group and version of functions.
 const SERVING: &str = "serving.knative.dev/v1";
 /// Group and version of arrows to the log.
@@ -103,6 +112,12 @@ impl Arrows {
         topics
     }
 
+    /// The functions that KafkaSources lead to: the only ones that dead letters may be replayed to.
+    #[must_use]
+    pub fn fed_functions(&self) -> BTreeSet<String> {
+        self.kafka_sources.iter().map(|source| source.spec.sink.reference.name.clone()).collect()
+    }
+
     fn dead_letter_topic(&self, source: &Resource<KafkaSource>) -> Option<&str> {
         let sink = source.spec.delivery.as_ref()?.dead_letter_sink.as_ref()?;
         let sink = self.kafka_sinks.iter().find(|s| s.metadata.name == sink.reference.name)?;
@@ -144,6 +159,8 @@ fn at(file: &str, text: &str, mark: &str, why: String) -> ManifestError {
 /// Arrows that are being played.
 pub struct Playing {
     arrows: Vec<Arrow>,
+    /// What else is supervised, by name.
+    others: Vec<(String, Arc<TaskHealth>)>,
     tasks: TaskTracker,
     letters: Arc<std::sync::atomic::AtomicUsize>,
 }
@@ -153,7 +170,7 @@ struct Arrow {
     progress: Arc<Progress>,
     log: Arc<dyn Log>,
     /// Tells where topic and group are; opened when first needed. It reads nothing, so that it is no member.
-    asking: Mutex<Option<Box<dyn Consumer>>>,
+    asking: Arc<Mutex<Option<Box<dyn Consumer>>>>,
 }
 
 /// What an arrow did and where it is.
@@ -174,6 +191,22 @@ pub struct ArrowStatus {
     pub retried: u64,
     /// Events that went to the dead letter since the start.
     pub dead: u64,
+    /// Restarts after panics since the start.
+    pub restarts: u64,
+    /// What fails now, or failed last; null when nothing did.
+    pub last_error: Option<String>,
+}
+
+/// How a task that is kept running fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskStatus {
+    /// The source's name, or `dead-letters TOPIC`.
+    pub name: String,
+    /// Restarts after panics since the start.
+    pub restarts: u64,
+    /// What fails now, or failed last; null when nothing did.
+    pub last_error: Option<String>,
 }
 
 /// Plays all arrows until `stop`. Of each new dead letter `news` gets a line.
@@ -185,22 +218,26 @@ pub fn play(
     stop: &CancellationToken,
 ) -> Playing {
     let tasks = TaskTracker::new();
-    let mut playing = Playing { arrows: Vec::new(), tasks: tasks.clone(), letters: Arc::default() };
+    let mut playing =
+        Playing { arrows: Vec::new(), others: Vec::new(), tasks: tasks.clone(), letters: Arc::default() };
     for source in arrows.sources() {
         let progress = Arc::new(Progress::default());
         tasks.spawn(source::play(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
-        playing.arrows.push(Arrow { source, progress, log: log.clone(), asking: Mutex::new(None) });
+        playing.arrows.push(Arrow { source, progress, log: log.clone(), asking: Arc::default() });
     }
     for ping in &arrows.ping_sources {
-        tasks.spawn(ping::play(ping.metadata.clone(), ping.spec.clone(), sink.clone(), stop.clone()));
+        let health = playing.supervised(ping.metadata.name.clone());
+        tasks.spawn(ping::play(ping.metadata.clone(), ping.spec.clone(), sink.clone(), health, stop.clone()));
     }
     for topic in arrows.dead_letter_topics() {
-        let watch = watch(log.clone(), topic, playing.letters.clone(), news.clone());
-        let stop = stop.clone();
+        let name = format!("dead-letters {topic}");
+        let health = playing.supervised(name.clone());
+        let (log, letters, news, stop) = (log.clone(), playing.letters.clone(), news.clone(), stop.clone());
         tasks.spawn(async move {
+            let start = || watch(log.clone(), topic.clone(), letters.clone(), news.clone(), health.clone());
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = watch => {}
+                () = supervise(&name, &health, start) => {}
             }
         });
     }
@@ -212,6 +249,23 @@ impl Playing {
     /// What each arrow did.
     pub async fn status(&self) -> Vec<ArrowStatus> {
         futures_util::future::join_all(self.arrows.iter().map(Arrow::status)).await
+    }
+
+    /// How the tasks fare that are no arrows from the log: PingSources and watchers of dead letters.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskStatus> {
+        let status = |(name, health): &(String, Arc<TaskHealth>)| TaskStatus {
+            name: name.clone(),
+            restarts: health.restarts(),
+            last_error: health.last_error(),
+        };
+        self.others.iter().map(status).collect()
+    }
+
+    fn supervised(&mut self, name: String) -> Arc<TaskHealth> {
+        let health = Arc::new(TaskHealth::default());
+        self.others.push((name, health.clone()));
+        health
     }
 
     /// Dead letters that nobody took care of yet.
@@ -229,7 +283,7 @@ impl Playing {
 impl Arrow {
     async fn status(&self) -> ArrowStatus {
         use std::sync::atomic::Ordering::Relaxed;
-        let lag = self.lag().await.ok();
+        let lag = self.lag().await;
         ArrowStatus {
             name: self.source.name.clone(),
             function: self.source.function.clone(),
@@ -238,21 +292,42 @@ impl Arrow {
             delivered: self.progress.delivered.load(Relaxed),
             retried: self.progress.retried.load(Relaxed),
             dead: self.progress.dead.load(Relaxed),
+            restarts: self.progress.health.restarts(),
+            last_error: self.progress.health.last_error(),
         }
     }
 
-    async fn lag(&self) -> Result<i64, LogError> {
-        let Source { topic, group, start, .. } = &self.source;
-        let mut asking = self.asking.lock().await;
-        let consumer = match asking.take() {
-            Some(consumer) => consumer,
-            None => self.log.consume(topic, Some(group), *start).await?,
-        };
-        let consumer = asking.insert(consumer);
-        // First where the group is: what is finished meanwhile makes the lag no smaller than it was.
-        let committed = consumer.committed().await?;
-        Ok(self.progress.lag(&consumer.kept().await?, &committed))
+    /// None while the log does not tell. In a task of its own, which ends also when whoever asked is gone: a consumer
+    /// that was opened half is of no use to the next one.
+    async fn lag(&self) -> Option<i64> {
+        let mut asking = timeout(LAG_TIMEOUT, self.asking.clone().lock_owned()).await.ok()?;
+        let (source, log, progress) = (self.source.clone(), self.log.clone(), self.progress.clone());
+        let asked = tokio::spawn(async move {
+            let kept = asking.take();
+            // A consumer that failed is not put back.
+            let (consumer, lag) = lag(kept, &source, &*log, &progress).await.ok()?;
+            *asking = Some(consumer);
+            Some(lag)
+        });
+        timeout(LAG_TIMEOUT, asked).await.ok()?.ok()?
     }
+}
+
+async fn lag(
+    kept: Option<Box<dyn Consumer>>,
+    source: &Source,
+    log: &dyn Log,
+    progress: &Progress,
+) -> Result<(Box<dyn Consumer>, i64), LogError> {
+    let Source { topic, group, start, .. } = source;
+    let mut consumer = match kept {
+        Some(consumer) => consumer,
+        None => log.consume(topic, Some(group), *start).await?,
+    };
+    // First where the group is: what is finished meanwhile makes the lag no smaller than it was.
+    let committed = consumer.committed().await?;
+    let lag = progress.lag(&consumer.kept().await?, &committed);
+    Ok((consumer, lag))
 }
 
 /// Follows a topic of dead letters for ever.
@@ -261,13 +336,18 @@ async fn watch(
     topic: String,
     open: Arc<std::sync::atomic::AtomicUsize>,
     news: mpsc::UnboundedSender<String>,
+    health: Arc<TaskHealth>,
 ) {
+    let mut warning = Warning::default();
     loop {
-        if let Err(error) = follow(&*log, &topic, &open, &news).await {
-            let error = shared::error::Error::unavailable(&error);
-            tracing::warn!(%error, "cannot read the dead letters now");
+        if let Err(error) = follow(&*log, &topic, &open, &news, &health).await {
+            let error = chain(&error);
+            if let Some(suppressed) = warning.due(&error) {
+                tracing::warn!(topic, error, suppressed, "cannot read the dead letters now");
+            }
+            health.failed(error);
         }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(REOPEN_BACKOFF).await;
     }
 }
 
@@ -276,6 +356,7 @@ async fn follow(
     topic: &str,
     open: &std::sync::atomic::AtomicUsize,
     news: &mpsc::UnboundedSender<String>,
+    health: &TaskHealth,
 ) -> Result<(), LogError> {
     log.create(topic).await?;
     let mut consumer = log.consume(topic, None, Start::Earliest).await?;
@@ -283,6 +364,7 @@ async fn follow(
     let mut old = true;
     loop {
         let mut batch = consumer.poll_now(1_000).await?;
+        health.recovered();
         if batch.records.is_empty() {
             old = false;
             batch = consumer.poll(1_000).await?;

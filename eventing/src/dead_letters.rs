@@ -1,22 +1,33 @@
 //! Dead letters: events in a topic of the log with why they are there. Nothing is ever deleted from a log, so that a
-//! letter that was replayed or dropped is followed by an event that says so.
+//! dead letter that was replayed or dropped is followed by a record that says so, in a header that no event from
+//! outside can carry.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use backend_log::{Delivered, Log, LogError, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
+use http::Request;
+use serde::{Deserialize, Serialize};
+use shared::{record::Record, supervise::panic_message};
 use uuid::Uuid;
 
 use crate::{
+    control::{RESOLUTION, TRUNCATED, UNDELIVERABLE},
     delivery::{Delivery, Failure, deliver},
     event::{Event, Origin, Undecodable},
-    sink::Sink,
+    sink::{Limited, Sink},
+    undeliverable,
 };
 
-/// Type of the event that says that a letter was taken care of.
+/// Type of the event that says that a dead letter was taken care of. It only tells people what they see.
 const RESOLVED: &str = "dev.lambda-architecture.dead-letter.resolved";
+/// What a source adds to an event that becomes a dead letter.
+const ERROR_ATTRIBUTES: [&str; 3] = ["knativeerrordest", "knativeerrorcode", "knativeerrordata"];
 /// Records of one read.
 const PAGE: usize = 1_000;
 
@@ -57,6 +68,31 @@ pub struct Letter {
     pub time_ms: i64,
     /// The event with the extensions that say why.
     pub event: Event,
+    /// The record's key, which picks its partition.
+    key: Option<Bytes>,
+    content: Content,
+}
+
+/// What a dead letter holds of what was to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    /// The event.
+    Event,
+    /// A record of which no event could be made or sent.
+    RawRecord,
+    /// The beginning of data that had so many bytes.
+    Truncated(String),
+    /// A record of the dead letters' topic that cannot be read; why.
+    Unreadable(String),
+}
+
+/// The value of the header that resolves a dead letter.
+#[derive(Serialize, Deserialize)]
+struct Resolution {
+    partition: i32,
+    offset: i64,
+    /// `replayed` or `dropped`.
+    how: String,
 }
 
 /// Why a letter could not be resolved.
@@ -68,18 +104,31 @@ pub enum LetterError {
     /// It cannot be sent at all.
     #[error("it cannot be sent")]
     Undecodable(#[from] Undecodable),
+    /// It cannot be sent at all; why.
+    #[error("it cannot be sent: {0}")]
+    Unsendable(String),
+    /// It names a function that no source leads to.
+    #[error("it is for `{0}`, to which no source leads")]
+    UnknownFunction(String),
     /// The log cannot remember it now.
     #[error("the log cannot be written now")]
     Log(#[from] LogError),
 }
 
 impl Letter {
-    /// The function that it was for.
+    /// The function that it was for: `http://NAME.NAMESPACE…` in a cluster, `…/function/NAME` behind a gateway. Empty
+    /// when it names none.
     #[must_use]
     pub fn function(&self) -> &str {
         let destination = self.event.attribute("knativeerrordest").unwrap_or_default();
-        let host = destination.rsplit("://").next().unwrap_or_default();
-        host.split(['.', '/', ':']).next().unwrap_or_default()
+        let url = destination.rsplit("://").next().unwrap_or_default();
+        let url = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        let name = match url.rsplit_once("/function/") {
+            Some((_, name)) => name,
+            None => url.split(['.', '/', ':']).next().unwrap_or_default(),
+        };
+        let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if is_name { name } else { "" }
     }
 
     /// The last answer's status; none when there was no answer.
@@ -99,15 +148,41 @@ impl Letter {
         )
     }
 
-    /// Sends the event again as it was; it is resolved once it arrived.
-    pub async fn replay(&self, log: &dyn Log, topic: &str, sink: &dyn Sink) -> Result<(), LetterError> {
-        let mut event = self.event.clone();
-        event.attributes.retain(|(name, _)| !name.starts_with("knativeerror") && !name.starts_with("kne"));
-        let request = event.to_request("default")?;
+    /// Sends the event again as it was, if its function is one of `functions`, the only ones that events may go to; it
+    /// is resolved once it arrived. Whoever calls it lets it end: dropped halfway, it may have arrived and stay open.
+    pub async fn replay(
+        &self,
+        log: &dyn Log,
+        topic: &str,
+        sink: &dyn Sink,
+        functions: &BTreeSet<String>,
+    ) -> Result<(), LetterError> {
+        let function = self.function();
+        if !functions.contains(function) {
+            return Err(LetterError::UnknownFunction(function.to_owned()));
+        }
+        let request = catch_unwind(AssertUnwindSafe(|| self.request()))
+            .unwrap_or_else(|panic| Err(LetterError::Unsendable(panic_message(&*panic))))?;
         // Whoever repairs is there to try again; a few tries bridge a restart.
         let delivery = Delivery { retry: 3, ..Delivery::KAFKA_SOURCE };
-        deliver(sink, self.function(), request, &delivery, || {}).await.map_err(LetterError::Failed)?;
+        deliver(&Limited(sink), function, request, &delivery, |_| {}).await.map_err(LetterError::Failed)?;
         self.resolve(log, topic, "replayed").await
+    }
+
+    /// The request as its source would send it.
+    fn request(&self) -> Result<Request<Bytes>, LetterError> {
+        let mut event = match &self.content {
+            Content::Event => self.event.clone(),
+            Content::RawRecord => undeliverable::retry(&self.event).map_err(LetterError::Unsendable)?,
+            Content::Truncated(bytes) => {
+                return Err(LetterError::Unsendable(format!(
+                    "it was too large for the log, which holds the beginning of its {bytes} bytes"
+                )));
+            }
+            Content::Unreadable(why) => return Err(LetterError::Unsendable(why.clone())),
+        };
+        event.attributes.retain(|(name, _)| !ERROR_ATTRIBUTES.contains(&name.as_str()));
+        Ok(event.to_request("default")?)
     }
 
     /// Remembers that it was dropped.
@@ -116,7 +191,7 @@ impl Letter {
     }
 
     async fn resolve(&self, log: &dyn Log, topic: &str, how: &str) -> Result<(), LetterError> {
-        let mut attributes = vec![
+        let attributes = vec![
             ("specversion".to_owned(), "1.0".to_owned()),
             ("id".to_owned(), Uuid::now_v7().to_string()),
             ("type".to_owned(), RESOLVED.to_owned()),
@@ -124,13 +199,16 @@ impl Letter {
             ("subject".to_owned(), self.id.to_string()),
             ("time".to_owned(), Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)),
         ];
-        // In the letter's own partition, so that it is read after it.
-        let key = self.event.attribute("partitionkey").map(str::to_owned);
-        attributes.extend(key.map(|key| ("partitionkey".to_owned(), key)));
         let data = serde_json::json!({ "how": how }).to_string();
         let event =
             Event { attributes, content_type: Some("application/json".to_owned()), data: Bytes::from(data) };
-        Ok(log.append(topic, vec![event.to_record()]).await?)
+        let LetterId { partition, offset } = self.id;
+        let resolution = serde_json::json!(Resolution { partition, offset, how: how.to_owned() });
+        let mut record = event.to_record();
+        record.headers.push((RESOLUTION.to_owned(), Bytes::from(resolution.to_string())));
+        // In the dead letter's own partition, so that it is read after it.
+        record.key.clone_from(&self.key);
+        Ok(log.append(topic, vec![record]).await?)
     }
 }
 
@@ -139,7 +217,7 @@ impl Letter {
 pub struct Letters {
     open: BTreeMap<LetterId, Letter>,
     /// Resolutions that were read before their letters, which lie in another partition.
-    early: Vec<LetterId>,
+    early: BTreeSet<LetterId>,
 }
 
 impl Letters {
@@ -176,28 +254,54 @@ impl Letters {
 
     /// Takes in the next record of the topic; answers the letter that it is.
     pub fn take(&mut self, delivered: &Delivered, topic: &str) -> Option<&Letter> {
-        let id = LetterId { partition: delivered.partition, offset: delivered.offset };
-        let origin = Origin { namespace: "default", name: "dead-letter", topic };
-        let event = match Event::of_record(delivered, origin) {
-            Ok(event) => event,
-            Err(why) => {
-                tracing::error!(letter = %id, %why, "a dead letter cannot be read");
-                return None;
-            }
-        };
-        if event.attribute("type") == Some(RESOLVED) {
-            let resolved: Option<LetterId> =
-                event.attribute("subject").and_then(|subject| subject.parse().ok());
-            if let Some(resolved) = resolved
-                && self.open.remove(&resolved).is_none()
-            {
-                self.early.push(resolved);
+        let Delivered { partition, offset, time_ms, record } = delivered;
+        let id = LetterId { partition: *partition, offset: *offset };
+        if let Some(resolution) = record.header(RESOLUTION) {
+            match serde_json::from_slice(resolution) {
+                Ok(Resolution { partition, offset, .. }) => {
+                    let resolved = LetterId { partition, offset };
+                    if self.open.remove(&resolved).is_none() {
+                        self.early.insert(resolved);
+                    }
+                }
+                Err(why) => tracing::error!(at = %id, %why, "a resolution of a dead letter cannot be read"),
             }
             return None;
         }
-        if self.early.contains(&id) {
+        if self.early.remove(&id) {
             return None;
         }
-        Some(self.open.entry(id).or_insert(Letter { id, time_ms: delivered.time_ms, event }))
+        let (event, content) = read(delivered, topic);
+        let letter = Letter { id, time_ms: *time_ms, event, key: record.key.clone(), content };
+        Some(self.open.entry(id).or_insert(letter))
+    }
+}
+
+/// The event of a record of the dead letters' topic; of one that is none, an event around it.
+fn read(delivered: &Delivered, topic: &str) -> (Event, Content) {
+    let record = &delivered.record;
+    let origin = Origin { namespace: "default", name: "dead-letter", topic };
+    let event =
+        catch_unwind(AssertUnwindSafe(|| Event::of_record(delivered, origin).map_err(|why| why.to_string())));
+    match event.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
+        Ok(mut event) => {
+            // The place is the dead letter's own now; that of the record that died is still in the headers.
+            for name in ["knativekafkapartition", "knativekafkaoffset"] {
+                let origin = record.header(&format!("ce_{name}")).map(|value| value.to_vec());
+                if let Some(origin) = origin.and_then(|value| String::from_utf8(value).ok()) {
+                    event.set(name, origin);
+                }
+            }
+            (event, content(record))
+        }
+        Err(why) => (undeliverable::event(delivered, origin, &why), Content::Unreadable(why)),
+    }
+}
+
+fn content(record: &Record) -> Content {
+    match record.header(TRUNCATED) {
+        Some(bytes) => Content::Truncated(String::from_utf8_lossy(bytes).into_owned()),
+        None if record.header(UNDELIVERABLE).is_some() => Content::RawRecord,
+        None => Content::Event,
     }
 }

@@ -12,6 +12,9 @@ use crate::{
     sink::Sink,
 };
 
+/// The longest delay before a retry that does not count: how late a function is noticed that is back.
+const MAX_UNCOUNTED_DELAY: Duration = Duration::from_secs(5);
+
 /// How an event is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
@@ -106,19 +109,18 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Sends an event until it arrived, was rejected or ran out of retries; `retried` is told of each retry.
+/// Sends an event until it arrived, was rejected or ran out of retries; `retried` is told before each retry why. A try
+/// without an answer counts as one only if the function answers others: an event must not die of a function that is
+/// away, where the sink can tell.
 pub async fn deliver(
     sink: &dyn Sink,
     function: &str,
     request: Request<Bytes>,
     delivery: &Delivery,
-    retried: impl Fn(),
+    retried: impl Fn(&Failure),
 ) -> Result<(), Failure> {
-    for attempt in 0.. {
-        if attempt > 0 {
-            retried();
-            sleep(delivery.delay_before(attempt)).await;
-        }
+    let (mut retries, mut uncounted) = (0, 0);
+    loop {
         let failure = match timeout(delivery.timeout, sink.send(function, request.clone())).await {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();
@@ -130,11 +132,22 @@ pub async fn deliver(
         };
         match verdict(failure.answer.as_ref().map(|answer| answer.status)) {
             Verdict::Delivered => return Ok(()),
-            Verdict::Retry if attempt < delivery.retry => {}
-            Verdict::Retry | Verdict::Rejected => return Err(failure),
+            Verdict::Rejected => return Err(failure),
+            Verdict::Retry => {}
         }
+        let delay = if failure.answer.is_some() || sink.answers(function).await {
+            if retries >= delivery.retry {
+                return Err(failure);
+            }
+            retries += 1;
+            delivery.delay_before(retries)
+        } else {
+            uncounted += 1;
+            delivery.delay_before(uncounted).min(MAX_UNCOUNTED_DELAY)
+        };
+        retried(&failure);
+        sleep(delay).await;
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,11 @@ pub mod replay;
 pub mod sink;
 pub mod source;
 
+mod append;
+mod control;
+mod dispatcher;
 mod offsets;
 mod queue;
 mod reader;
+mod undeliverable;
+mod warning;

@@ -4,28 +4,25 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
+    panic::resume_unwind,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize},
     },
     time::Duration,
 };
 
-use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep, timeout},
-};
+use backend_log::{Delivered, Log, LogError, Start};
+use shared::supervise::{TaskHealth, supervise};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    delivery::{Delivery, deliver},
+    delivery::Delivery,
+    dispatcher::Dispatcher,
     event::{Event, Origin},
     manifest::{InitialOffset, KafkaSource, Metadata, Ordering},
-    offsets::Offsets,
-    queue::Queue,
-    reader::{Leaving, Reader},
+    reader::Reader,
     sink::Sink,
 };
 
@@ -33,17 +30,10 @@ use crate::{
 const PER_CONSUMER: usize = 50;
 /// Most events of an ordered source under way at once; its partitions limit it first.
 const ORDERED: usize = 1_000;
-/// Bytes of records read ahead. A log gives out many records of a partition before it comes to the next one, and an
-/// ordered source needs some of each to have many under way.
-const AHEAD: usize = 16 * 1024 * 1024;
-/// How often offsets are committed.
-const COMMIT_EVERY: Duration = Duration::from_secs(5);
-/// How long what is under way may take when the source is stopped.
-const DRAIN: Duration = Duration::from_secs(10);
 /// How long after a failure the log is asked again.
-pub(crate) const AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
-/// A source as it is to be played.
+/// A source as it is to be run.
 #[derive(Clone)]
 pub struct Source {
     /// Its name.
@@ -102,18 +92,15 @@ impl Source {
 
     /// The event of a record as this source sends it.
     pub fn event(&self, delivered: &Delivered) -> Result<Event, crate::event::Undecodable> {
-        let origin = Origin { namespace: &self.namespace, name: &self.name, topic: &self.topic };
-        let mut event = Event::of_record(delivered, origin)?;
+        let mut event = Event::of_record(delivered, self.origin())?;
         for (name, value) in &self.overrides {
             event.set(name, value.clone());
         }
         Ok(event)
     }
 
-    /// Where its function is in a cluster, which is how a dead letter names it.
-    #[must_use]
-    pub fn destination(&self) -> String {
-        format!("http://{}.{}.svc.cluster.local", self.function, self.namespace)
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin { namespace: &self.namespace, name: &self.name, topic: &self.topic }
     }
 }
 
@@ -128,10 +115,12 @@ pub struct Progress {
     pub dead: AtomicU64,
     /// Events under way.
     pub under_way: AtomicUsize,
-    /// First unfinished offsets of the partitions that are played here.
-    own: Mutex<BTreeMap<i32, i64>>,
+    /// Restarts after panics, and the last failure.
+    pub health: TaskHealth,
+    /// First unfinished offsets of the partitions that are read here.
+    pub(crate) own: Mutex<BTreeMap<i32, i64>>,
     /// Where the group began that had committed nothing.
-    begin: Mutex<BTreeMap<i32, i64>>,
+    pub(crate) begin: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Progress {
@@ -148,11 +137,12 @@ impl Progress {
     }
 }
 
-fn lock(offsets: &Mutex<BTreeMap<i32, i64>>) -> MutexGuard<'_, BTreeMap<i32, i64>> {
+pub(crate) fn lock(offsets: &Mutex<BTreeMap<i32, i64>>) -> MutexGuard<'_, BTreeMap<i32, i64>> {
     offsets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Plays a source until it is told to stop; then lets what is under way end, and commits.
+/// Runs a source until it is told to stop; then lets what is under way end, and commits. After a panic it begins again
+/// where the group committed.
 pub async fn play(
     source: Source,
     log: Arc<dyn Log>,
@@ -160,188 +150,43 @@ pub async fn play(
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) {
-    let Some(consumer) = consumer(&source, &*log, &progress, &stop).await else { return };
-    let (records_in, records) = mpsc::channel(1);
-    let (commits, commits_in) = mpsc::channel(1);
-    // Beside the records, so that those that wait do not delay it.
-    let (leaving_in, leaving) = mpsc::channel(1);
-    let reader = Reader { consumer, leaving: leaving_in, failed: None };
-    let reading = tokio::spawn(reader.run(records_in, commits_in, stop.clone()));
-    let player = Player { source, log, sink, progress, stop };
-    player.run(records, leaving, commits).await;
-    if let Err(error) = reading.await {
-        tracing::error!(%error, "the reader of the log ended badly");
-    }
+    let shared = progress.clone();
+    let name = source.name.clone();
+    let start = || {
+        lock(&shared.own).clear();
+        run(source.clone(), log.clone(), sink.clone(), shared.clone(), stop.clone())
+    };
+    supervise(&name, &progress.health, start).await;
 }
 
-/// Opens the consumer, as often as it takes.
-async fn consumer(
-    source: &Source,
-    log: &dyn Log,
-    progress: &Progress,
-    stop: &CancellationToken,
-) -> Option<Box<dyn Consumer>> {
-    loop {
-        match begin(source, log).await {
-            Ok((consumer, begin)) => {
-                *lock(&progress.begin) = begin;
-                return Some(consumer);
-            }
-            Err(error) => {
-                tracing::warn!(source = source.name, error = %chain(&error), "cannot read the log now")
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = sleep(AGAIN) => {}
-        }
-    }
-}
-
-async fn begin(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, BTreeMap<i32, i64>), LogError> {
-    log.create(&source.topic).await?;
-    let mut consumer = log.consume(&source.topic, Some(&source.group), source.start).await?;
-    let mut begin = BTreeMap::new();
-    if source.start == Start::Latest && consumer.committed().await?.is_empty() {
-        begin = consumer.kept().await?.into_iter().map(|(partition, kept)| (partition, kept.end)).collect();
-    }
-    Ok((consumer, begin))
-}
-
-struct Player {
+/// Reader and dispatcher are two tasks, so that the group is served while the dispatcher works. They cannot wait for
+/// each other: the reader waits for the dispatcher's answer to a revocation, and the dispatcher waits for nothing that
+/// the reader does but its end, after it has stopped answering.
+async fn run(
     source: Source,
     log: Arc<dyn Log>,
     sink: Arc<dyn Sink>,
     progress: Arc<Progress>,
     stop: CancellationToken,
-}
-
-impl Player {
-    async fn run(
-        &self,
-        mut records: mpsc::Receiver<Batch>,
-        mut leaving: mpsc::Receiver<Leaving>,
-        commits: mpsc::Sender<BTreeMap<i32, i64>>,
-    ) {
-        let mut queue = Queue::new(self.source.ordering, self.source.limit);
-        let mut offsets = Offsets::default();
-        let mut under_way = FuturesUnordered::new();
-        let mut commit = interval(COMMIT_EVERY);
-        commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            while let Some(delivered) = queue.next() {
-                under_way.push(self.send(delivered));
-            }
-            self.progress.under_way.store(under_way.len(), Relaxed);
-            tokio::select! {
-                () = self.stop.cancelled() => break,
-                Some((partitions, answer)) = leaving.recv() => {
-                    // What was read before must not come after.
-                    while let Ok(batch) = records.try_recv() {
-                        self.begin(batch, &mut queue, &mut offsets);
-                    }
-                    let _ = answer.send(self.forget(&partitions, &mut queue, &mut offsets));
-                }
-                Some((partition, offset, finished)) = under_way.next() => {
-                    queue.finished(partition);
-                    self.finish(&mut offsets, partition, offset, finished);
-                }
-                Some(batch) = records.recv(), if queue.waiting() < AHEAD => {
-                    self.begin(batch, &mut queue, &mut offsets);
-                }
-                _ = commit.tick() => {
-                    if let Some(next) = offsets.take_commit() {
-                        let _ = commits.send(next).await;
-                    }
-                }
-            }
-        }
-        drop(leaving);
-        let drain = async {
-            while let Some((partition, offset, finished)) = under_way.next().await {
-                self.finish(&mut offsets, partition, offset, finished);
-            }
-        };
-        // What does not end in time is sent again after the next start.
-        let _ = timeout(DRAIN, drain).await;
-        if let Some(next) = offsets.take_commit() {
-            let _ = commits.send(next).await;
+) {
+    let (records_in, records) = mpsc::channel(1);
+    let (commits, commits_in) = mpsc::channel(1);
+    // Beside the records, so that those that wait do not delay it.
+    let (revocations_in, revocations) = mpsc::channel(1);
+    let reader = Reader::new(source.clone(), log.clone(), progress.clone(), revocations_in);
+    let mut reading = tokio::spawn(reader.run(records_in, commits_in, stop.clone()));
+    let dispatcher = Dispatcher { source, log, sink, progress, stop };
+    tokio::select! {
+        () = dispatcher.run(records, revocations, commits) => {}
+        ended = &mut reading => match ended {
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            _ => return,
         }
     }
-
-    fn begin(&self, batch: Batch, queue: &mut Queue, offsets: &mut Offsets) {
-        let mut own = lock(&self.progress.own);
-        for delivered in batch.records {
-            own.entry(delivered.partition).or_insert(delivered.offset);
-            offsets.begin(delivered.partition, delivered.offset);
-            queue.push(delivered);
-        }
-    }
-
-    fn finish(&self, offsets: &mut Offsets, partition: i32, offset: i64, finished: bool) {
-        if let Some(next) = finished.then(|| offsets.finish(partition, offset)).flatten() {
-            lock(&self.progress.own).insert(partition, next);
-        }
-    }
-
-    /// Others play these partitions from now on; answers the offsets from which.
-    fn forget(&self, partitions: &[i32], queue: &mut Queue, offsets: &mut Offsets) -> BTreeMap<i32, i64> {
-        let mut own = lock(&self.progress.own);
-        let next = |partition: &i32| {
-            own.remove(partition);
-            queue.forget(*partition);
-            Some((*partition, offsets.forget(*partition)?))
-        };
-        partitions.iter().filter_map(next).collect()
-    }
-
-    /// Sends a record until it arrived or is in the dead letter; not finished when the source is stopped before that.
-    async fn send(&self, delivered: Delivered) -> (i32, i64, bool) {
-        let place = (delivered.partition, delivered.offset);
-        let finished = tokio::select! {
-            biased;
-            () = self.arrive(&delivered) => true,
-            // A request under way may still be answered; a wait for the next try is given up.
-            () = async { self.stop.cancelled().await; sleep(DRAIN / 2).await } => false,
-        };
-        (place.0, place.1, finished)
-    }
-
-    async fn arrive(&self, delivered: &Delivered) {
-        let Self { source, progress, .. } = self;
-        let made =
-            source.event(delivered).and_then(|event| Ok((event.to_request(&source.namespace)?, event)));
-        let (request, event) = match made {
-            Ok(made) => made,
-            Err(why) => {
-                // As the dispatcher does: there is no event that a dead letter could hold.
-                tracing::error!(source = source.name, partition = delivered.partition, offset = delivered.offset, %why, "a record that is no event was skipped");
-                return;
-            }
-        };
-        let retried = || {
-            progress.retried.fetch_add(1, Relaxed);
-        };
-        match deliver(&*self.sink, &source.function, request, &source.delivery, retried).await {
-            Ok(()) => {
-                progress.delivered.fetch_add(1, Relaxed);
-            }
-            Err(failure) => {
-                tracing::warn!(
-                    source = source.name,
-                    function = source.function,
-                    why = failure.why,
-                    "an event goes to the dead letter"
-                );
-                let letter = event.dead(&source.destination(), &failure);
-                // Only once it is there may the offset be committed: an event must never be in neither place.
-                while let Err(error) = self.log.append(&source.dead_letters, vec![letter.to_record()]).await {
-                    tracing::warn!(error = %chain(&error), "cannot append to the dead letter now");
-                    sleep(AGAIN).await;
-                }
-                progress.dead.fetch_add(1, Relaxed);
-            }
-        }
+    if let Err(error) = reading.await
+        && error.is_panic()
+    {
+        resume_unwind(error.into_panic());
     }
 }
 

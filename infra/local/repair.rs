@@ -46,7 +46,7 @@ pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyho
             let sink = FunctionSink(serving.invoker());
             let mut failed = 0;
             for letter in chosen {
-                match letter.replay(&*system.log, topic, &sink).await {
+                match letter.replay(&*system.log, topic, &sink, &system.arrows.fed_functions()).await {
                     Ok(()) => say(&format!("{} {} took it", letter.id, letter.function())),
                     Err(error) => {
                         failed += 1;

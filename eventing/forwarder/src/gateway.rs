@@ -1,15 +1,18 @@
 //! An OpenFaaS gateway as the place where events are sent: `POST /function/NAME`, over connections that are kept.
-//! Knows no retry; whoever sends decides what a failure means.
+//! Only an answer with the functions' own mark is a function's. The gateway and its provider answer for a function that
+//! is away, with statuses that would mean something else from the function itself.
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use eventing::sink::{Sink, SinkError};
-use http::{HeaderMap, Request, Response, Uri, header::AUTHORIZATION, uri::Scheme};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header::AUTHORIZATION, uri::Scheme};
 use reqwest::{Client, redirect::Policy};
 use shared::{call::CALL_ID, error::Error};
 use tokio::time::timeout;
@@ -17,6 +20,12 @@ use uuid::Uuid;
 
 use crate::settings::Place;
 
+/// What all functions set in their answers, and nothing between them and here.
+const FUNCTION_HEADER: HeaderName = HeaderName::from_static("x-lambda-function");
+/// What tells functions that an event comes from here.
+const EVENT_TOKEN: HeaderName = HeaderName::from_static("x-event-token");
+/// How long a function may take to say that it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the gateway may take to say that it is there.
@@ -30,6 +39,8 @@ const ANSWER: usize = 64 * 1024;
 pub struct Gateway {
     place: Place,
     client: Client,
+    /// Functions that refused the last event for who sent it.
+    unauthorized: Mutex<BTreeSet<String>>,
 }
 
 impl Gateway {
@@ -41,7 +52,7 @@ impl Gateway {
             .redirect(Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Self { place, client })
+        Ok(Self { place, client, unauthorized: Mutex::default() })
     }
 
     /// Whether the gateway answers at all.
@@ -81,6 +92,30 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// What came back for an event, if it is the function's word about that event.
+    fn answer(&self, function: &str, answer: Response<Bytes>) -> Result<Response<Bytes>, SinkError> {
+        let status = answer.status();
+        let is_unauthorized = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let mut unauthorized = self.unauthorized.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_unauthorized {
+            true => unauthorized.insert(function.to_owned()),
+            false => unauthorized.remove(function),
+        };
+        drop(unauthorized);
+        if is_unauthorized {
+            let why = "check GATEWAY_USER, GATEWAY_PASSWORD and EVENT_TOKEN";
+            return Err(SinkError(format!("the forwarder was refused with {status}: {why}")));
+        }
+        if !answer.headers().contains_key(FUNCTION_HEADER) {
+            return Err(SinkError(format!(
+                "the function did not answer; the gateway answered {status} for it"
+            )));
+        }
+        Ok(answer)
+    }
+}
+
 #[async_trait]
 impl Sink for Gateway {
     async fn send(&self, function: &str, mut request: Request<Bytes>) -> Result<Response<Bytes>, SinkError> {
@@ -89,9 +124,32 @@ impl Sink for Gateway {
             if let Ok(id) = call_id(request.headers()).to_string().try_into() {
                 request.headers_mut().entry(CALL_ID).or_insert(id);
             }
+            if let Some(token) = &self.place.event_token {
+                request.headers_mut().insert(EVENT_TOKEN, token.clone());
+            }
             self.exchange(request).await
         };
-        sent.await.map_err(|error| SinkError(words(&error)))
+        self.answer(function, sent.await.map_err(|error| SinkError(words(&error)))?)
+    }
+
+    /// Asks the function for its health. An event that gets no answer from a function that is well is at fault; one
+    /// whose sender is refused is not.
+    async fn answers(&self, function: &str) -> bool {
+        if self.unauthorized.lock().unwrap_or_else(PoisonError::into_inner).contains(function) {
+            return false;
+        }
+        let asked = async {
+            let uri = self.uri(&format!("/function/{function}/healthz"))?;
+            self.exchange(Request::get(uri).body(Bytes::new())?).await
+        };
+        match timeout(PROBE_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => answer.status().is_success() && answer.headers().contains_key(FUNCTION_HEADER),
+            _ => false,
+        }
+    }
+
+    fn destination(&self, function: &str, _namespace: &str) -> String {
+        format!("http://{}{}/function/{function}", self.place.authority, self.place.prefix)
     }
 }
 

@@ -104,6 +104,7 @@ pub async fn forward(
     stop: CancellationToken,
 ) {
     let (news, mut letters) = mpsc::unbounded_channel::<String>();
+    // Ends with the event sources, which hold the sender.
     tokio::spawn(async move {
         while let Some(letter) = letters.recv().await {
             tracing::error!(letter, "an event needs somebody's care");
@@ -116,7 +117,7 @@ pub async fn forward(
     playing.ended().await;
 }
 
-/// The probes, and `GET /arrows`: what each arrow did and how far behind it is.
+/// The probes, `GET /arrows`: what each arrow did and how far behind it is, and `GET /tasks`: what else runs, and failed.
 fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, playing: Arc<Playing>) -> Router {
     let ready = move || {
         let (log, gateway) = (log.clone(), gateway.clone());
@@ -125,8 +126,14 @@ fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, playing: Arc<Playing>) -> Ro
             gateway.ready().await
         }
     };
-    Router::new(ready).route(Method::GET, "/arrows", move |_| {
-        let playing = playing.clone();
-        async move { Ok(json(StatusCode::OK, &playing.status().await)) }
-    })
+    let tasks = playing.clone();
+    Router::new(ready)
+        .route(Method::GET, "/arrows", move |_| {
+            let playing = playing.clone();
+            async move { Ok(json(StatusCode::OK, &playing.status().await)) }
+        })
+        .route(Method::GET, "/tasks", move |_| {
+            let playing = tasks.clone();
+            async move { Ok(json(StatusCode::OK, &playing.tasks())) }
+        })
 }

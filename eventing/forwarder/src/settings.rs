@@ -1,6 +1,6 @@
 //! What the forwarder is told beyond what every function is told.
 
-use std::{fs, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
@@ -26,11 +26,13 @@ pub struct Place {
     pub(crate) prefix: String,
     /// The value of `Authorization`, where there is a user.
     pub(crate) authorization: Option<HeaderValue>,
+    /// What functions know the forwarder by, where they ask for it.
+    pub(crate) event_token: Option<HeaderValue>,
 }
 
 impl Settings {
     /// Reads keys through `env`, and from the file that it names. `GATEWAY_URL` must be there; `GATEWAY_USER` and
-    /// `GATEWAY_PASSWORD`, or the files that `GATEWAY_USER_FILE` and `GATEWAY_PASSWORD_FILE` name, may be.
+    /// `GATEWAY_PASSWORD`, and `EVENT_TOKEN`, or the files that the same keys with `_FILE` name, may be.
     pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let get = config::lookup(env)?;
         Ok(Self { gateway: Place::read(&get)?, config: Config::of(get, Path::new(DATA))? })
@@ -53,9 +55,18 @@ impl Place {
         Ok(Self {
             authority: authority.clone(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
+            event_token: event_token(&get)?,
             authorization: authorization(get)?,
         })
     }
+}
+
+fn event_token(get: impl Fn(&str) -> Option<String>) -> Result<Option<HeaderValue>, ConfigError> {
+    let Some(token) = secret(get, "EVENT_TOKEN")? else { return Ok(None) };
+    // The error of the conversion does not show the token.
+    let mut value = HeaderValue::try_from(token).map_err(|e| ConfigError::new("EVENT_TOKEN", e))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 fn authorization(get: impl Fn(&str) -> Option<String>) -> Result<Option<HeaderValue>, ConfigError> {
@@ -72,17 +83,32 @@ fn authorization(get: impl Fn(&str) -> Option<String>) -> Result<Option<HeaderVa
     }
 }
 
-/// A key's value, or the first line of the file that its twin names.
+/// A key's value, or the first line of the file that its twin names. An empty secret is an error.
 fn secret(get: impl Fn(&str) -> Option<String>, key: &str) -> Result<Option<String>, ConfigError> {
     let twin = format!("{key}_FILE");
-    match (get(key), get(&twin)) {
-        (Some(value), _) => Ok(Some(value)),
+    let (named, secret) = match (get(key), get(&twin)) {
+        (Some(value), _) => (key, value),
         (None, Some(file)) => {
             let text =
-                fs::read_to_string(&file).map_err(|e| ConfigError::new(&twin, format!("{file}: {e}")))?;
-            Ok(text.lines().next().map(str::to_owned))
+                fs::read_to_string(&file).map_err(|e| ConfigError::new(&twin, unreadable(&file, &e)))?;
+            (twin.as_str(), text.lines().next().unwrap_or_default().to_owned())
         }
-        (None, None) => Ok(None),
+        (None, None) => return Ok(None),
+    };
+    match secret.is_empty() {
+        true => Err(ConfigError::new(named, "is empty")),
+        false => Ok(Some(secret)),
+    }
+}
+
+/// Says which user cannot read a file, because the files of secrets are often readable for one user alone.
+fn unreadable(file: &str, error: &io::Error) -> String {
+    let uid = fs::metadata("/proc/self").map(|process| process.uid());
+    match (error.kind(), uid) {
+        (io::ErrorKind::PermissionDenied, Ok(uid)) => {
+            format!("{file}: {error}; the forwarder runs as uid {uid}, which must be able to read it")
+        }
+        _ => format!("{file}: {error}"),
     }
 }
 
@@ -115,6 +141,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_another_user_may_read_is_named_with_who_may_not() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let uid = std::fs::metadata("/proc/self").unwrap().uid();
+        let said = unreadable("/run/secrets/event-token", &denied);
+        assert!(said.contains("/run/secrets/event-token") && said.contains(&format!("uid {uid}")), "{said}");
+        assert!(!said.contains('\n'));
+    }
+
+    #[test]
+    fn the_event_token_may_stand_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "token\n").unwrap();
+        let named = ("EVENT_TOKEN_FILE", file.path().to_str().unwrap());
+        let gateway = read(&[("GATEWAY_URL", "http://host"), named]).unwrap().gateway;
+        let token = gateway.event_token.unwrap();
+        assert!(token == "token" && token.is_sensitive());
+        std::fs::write(file.path(), "\n").unwrap();
+        assert_eq!(read(&[("GATEWAY_URL", "http://host"), named]).err().unwrap().key, "EVENT_TOKEN_FILE");
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_named() {
         let url = ("GATEWAY_URL", "http://host:8080");
         for (pairs, key) in [
@@ -125,6 +172,9 @@ mod tests {
             (&[url, ("GATEWAY_USER", "admin")], "GATEWAY_PASSWORD"),
             (&[url, ("GATEWAY_PASSWORD", "secret")], "GATEWAY_USER"),
             (&[url, ("GATEWAY_USER_FILE", "/does/not/exist")], "GATEWAY_USER_FILE"),
+            (&[url, ("EVENT_TOKEN", "")], "EVENT_TOKEN"),
+            (&[url, ("EVENT_TOKEN", "a\nb")], "EVENT_TOKEN"),
+            (&[url, ("EVENT_TOKEN_FILE", "/does/not/exist")], "EVENT_TOKEN_FILE"),
             (&[url, ("PORT", "x")], "PORT"),
         ] {
             assert_eq!(read(pairs).err().unwrap().key, key, "{pairs:?}");

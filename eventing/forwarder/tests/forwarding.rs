@@ -2,17 +2,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use backend_log::{Delivered, Log, Start};
 use bytes::Bytes;
+use eventing::arrows::Arrows;
 use forwarder::{Gateway, Settings, forward};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use shared::{event, router, serve::serve_with, user::User};
+use http_body_util::{BodyExt, Full};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use shared::{event, user::User};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -54,16 +61,26 @@ struct StandIn {
 
 impl StandIn {
     async fn start(answer: impl Fn(&str, usize) -> StatusCode + Send + Sync + 'static) -> Self {
+        Self::answering(move |path, nth| (answer(path, nth), true), || true).await
+    }
+
+    /// Answers with or without the functions' mark; `well` says whether functions answer for their health.
+    async fn answering(
+        answer: impl Fn(&str, usize) -> (StatusCode, bool) + Send + Sync + 'static,
+        well: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let well = Arc::new(well);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let (calls, gate) = (Calls::default(), Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
         let (answer, seen, open) = (Arc::new(answer), calls.clone(), gate.clone());
-        let handler = move |_, request: Request<_>| {
-            let (answer, seen, open) = (answer.clone(), seen.clone(), open.clone());
+        let handler = move |request: Request<hyper::body::Incoming>| {
+            let (answer, seen, open, well) = (answer.clone(), seen.clone(), open.clone(), well.clone());
             async move {
-                let (head, body): (http::request::Parts, hyper::body::Incoming) = request.into_parts();
+                let (head, body) = request.into_parts();
                 if head.method == http::Method::GET {
-                    return router::empty(StatusCode::OK);
+                    let is_function = head.uri.path().starts_with("/function/") && well();
+                    return Ok::<_, Infallible>(answered(StatusCode::OK, is_function));
                 }
                 let body = body.collect().await.unwrap().to_bytes();
                 let call = Call { path: head.uri.path().to_owned(), headers: head.headers, body };
@@ -74,10 +91,11 @@ impl StandIn {
                     seen.iter().filter(same).count()
                 };
                 open.acquire().await.unwrap().forget();
-                router::problem(answer(&call.path, nth), "as the test says")
+                let (status, is_function) = answer(&call.path, nth);
+                Ok(answered(status, is_function))
             }
         };
-        let task = tokio::spawn(serve_with(listener, handler, std::future::pending()));
+        let task = tokio::spawn(serve(listener, handler));
         Self { calls, url, gate, task }
     }
 
@@ -85,6 +103,29 @@ impl StandIn {
     fn calls(&self, function: &str) -> Vec<Call> {
         let path = format!("/function/{function}");
         self.calls.lock().unwrap().iter().filter(|call| call.path == path).cloned().collect()
+    }
+}
+
+fn answered(status: StatusCode, is_function: bool) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::from("as the test says"));
+    *answer.status_mut() = status;
+    if is_function {
+        answer.headers_mut().insert("x-lambda-function", http::HeaderValue::from_static("test"));
+    }
+    answer
+}
+
+/// A plain server, which sets no header of its own.
+async fn serve<H, F>(listener: TcpListener, handler: H)
+where
+    H: Fn(Request<hyper::body::Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = hyper::service::service_fn(handler.clone());
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
@@ -103,6 +144,10 @@ impl Forwarding {
     }
 
     async fn over(data: TempDir, gateway: &StandIn) -> Self {
+        Self::with(data, gateway, |manifest| manifest).await
+    }
+
+    async fn with(data: TempDir, gateway: &StandIn, edit: impl Fn(String) -> String) -> Self {
         let file = data.path().join("log.db");
         let url = format!("sqlite:{}", file.display());
         let settings = Settings::read(|key| match key {
@@ -110,12 +155,15 @@ impl Forwarding {
             "GATEWAY_URL" => Some(gateway.url.clone()),
             "GATEWAY_USER" => Some("admin".to_owned()),
             "GATEWAY_PASSWORD" => Some("secret".to_owned()),
+            "EVENT_TOKEN" => Some("token".to_owned()),
             _ => None,
         });
         let settings = settings.unwrap();
         let seconds = data.path().join("second-to-batch.yaml");
         std::fs::write(&seconds, SECONDS).unwrap();
-        let arrows = forwarder::read(&[manifests(), vec![seconds]].concat()).unwrap();
+        let texts = eventing::files::read(&[manifests(), vec![seconds]].concat()).unwrap();
+        let texts: Vec<_> = texts.into_iter().map(|(file, text)| (file, edit(text))).collect();
+        let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str()))).unwrap();
         let log = backend_log::open(&settings.config.log_url).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -176,6 +224,7 @@ async fn each_user_reaches_both_functions_as_a_cloud_event() {
         assert_eq!(call.header("ce-type"), event::INGESTED);
         assert_eq!(call.header("ce-partitionkey"), user.id.to_string());
         assert_eq!(call.header("content-type"), "application/json");
+        assert_eq!(call.header("x-event-token"), "token");
         assert_eq!(call.header("authorization"), "Basic YWRtaW46c2VjcmV0");
         assert_eq!(User::from_json(&call.body).unwrap(), user);
         assert!(call.header("x-call-id").parse::<Uuid>().is_ok());
@@ -224,9 +273,62 @@ async fn a_400_ends_in_the_dead_letter_and_says_why() {
     eventually("there is a letter", async || !forwarding.dead_letters().await.is_empty()).await;
     let letter = forwarding.dead_letters().await.remove(0).record;
     assert_eq!(letter.header("ce_knativeerrorcode").unwrap(), "400");
-    assert!(letter.header("ce_knativeerrordest").unwrap().starts_with(b"http://store."));
+    let destination = format!("{}function/store", gateway.url);
+    assert_eq!(letter.header("ce_knativeerrordest").unwrap(), &destination);
     assert_eq!(letter.value.unwrap(), user.to_json());
     assert_eq!(gateway.calls("store").len(), 1);
+    forwarding.end().await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_answers_for_a_function_that_is_away_is_never_final() {
+    // What faasd, its provider and proxies answer; and a refusal of the forwarder itself.
+    let own = [405, 404, 500, 502, 503, 400, 200, 204, 302, 422];
+    let answer = move |path: &str, nth| match path {
+        "/function/store" if nth <= own.len() => (StatusCode::from_u16(own[nth - 1]).unwrap(), false),
+        "/function/store" if nth == own.len() + 1 => (StatusCode::UNAUTHORIZED, true),
+        _ => (StatusCode::NO_CONTENT, true),
+    };
+    let gateway = StandIn::answering(answer, || false).await;
+    let forwarding = Forwarding::start(&gateway).await;
+    forwarding.ingest("a").await;
+    eventually("it arrived", async || gateway.calls("store").len() == own.len() + 2).await;
+    let arrow = async || {
+        let arrows: Vec<serde_json::Value> =
+            serde_json::from_slice(forwarding.get("/arrows").await.body()).unwrap();
+        arrows.into_iter().find(|arrow| arrow["function"] == "store").unwrap()
+    };
+    eventually("it is finished", async || arrow().await["delivered"] == 1).await;
+    let arrow = arrow().await;
+    assert_eq!((&arrow["dead"], &arrow["restarts"]), (&0.into(), &0.into()));
+    assert!(arrow["lastError"].is_null(), "{arrow}");
+    assert!(forwarding.dead_letters().await.is_empty());
+    forwarding.end().await;
+}
+
+#[tokio::test]
+async fn retries_do_not_count_while_a_function_is_away_and_do_once_it_is_well() {
+    let (well, tries) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let counted = tries.clone();
+    let answer = move |path: &str, _| match path {
+        "/function/store" => {
+            counted.fetch_add(1, SeqCst);
+            (StatusCode::BAD_GATEWAY, false)
+        }
+        _ => (StatusCode::NO_CONTENT, true),
+    };
+    let is_well = well.clone();
+    let gateway = StandIn::answering(answer, move || is_well.load(SeqCst)).await;
+    // Three retries of a millisecond, so that the limit is near.
+    let forwarding = Forwarding::with(tempfile::tempdir().unwrap(), &gateway, |manifest| {
+        manifest.replace("retry: 240", "retry: 3").replace("PT0.02S", "PT0.001S")
+    })
+    .await;
+    forwarding.ingest("a").await;
+    eventually("it was tried often", async || tries.load(SeqCst) > 10).await;
+    assert!(forwarding.dead_letters().await.is_empty());
+    well.store(true, SeqCst);
+    eventually("it is dead", async || !forwarding.dead_letters().await.is_empty()).await;
     forwarding.end().await;
 }
 

@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
+use backend_log::Start;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use eventing::{dead_letters::Letters, sink::SinkError};
+use eventing::{dead_letters::Letters, replay::replay, sink::SinkError};
 use http::Response;
 use shared::record::Record;
 use tokio::time::Instant;
@@ -91,7 +92,7 @@ async fn odd_headers_of_a_record_do_not_keep_it_from_being_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_is_no_event_is_skipped_and_committed() {
+async fn a_record_that_cannot_be_sent_becomes_a_dead_letter_with_its_bytes() {
     let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
     let mut bad = event("", "k");
     bad.headers.push(("ce_other".into(), Bytes::from_static(&[0xff])));
@@ -101,6 +102,73 @@ async fn a_record_that_is_no_event_is_skipped_and_committed() {
     eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
     assert_eq!(count.heard("ce-id"), ["good"]);
     played.end().await;
+    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    assert_eq!((letter.function(), letter.code()), ("count", None));
+    assert!(!letter.reason().is_empty());
+    let raw: serde_json::Value = serde_json::from_slice(&letter.event.data).unwrap();
+    assert_eq!((raw["partition"].as_i64(), raw["offset"].as_i64()), (Some(3), Some(0)));
+    assert_eq!(raw["data_base64"], BASE64_STANDARD.encode("{}"));
+    assert_eq!(raw["key_base64"], BASE64_STANDARD.encode("k"));
+    let other = serde_json::json!(["ce_other", BASE64_STANDARD.encode([0xff])]);
+    assert!(raw["headers"].as_array().unwrap().contains(&other), "{raw}");
+    let functions = ["count".to_owned()].into();
+    let refused = letter.replay(&log, "user-dead-letter", &*count, &functions).await.unwrap_err();
+    assert!(refused.to_string().contains("cannot be sent"), "{refused}");
+    letter.discard(&log, "user-dead-letter").await.unwrap();
+    assert!(Letters::read(&log, "user-dead-letter").await.unwrap().is_empty());
+}
+
+/// More extensions than a header map holds, and than its insertion survives.
+fn enormous() -> Record {
+    let mut record = event("enormous", "k");
+    let extension = |n| (format!("ce_x{n}"), Bytes::from_static(b"v"));
+    record.headers.extend((0..24_600).map(extension));
+    record
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_no_header_map_holds_stops_neither_source_nor_replay() {
+    let (log, store) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
+    log.0.put("user", enormous());
+    log.0.put("user", event("good", "k"));
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
+    assert_eq!((store.heard("ce-id"), played.progress.dead.load(SeqCst)), (vec!["good".to_owned()], 1));
+    played.end().await;
+    let again = Function::new(Duration::ZERO, |_| status(200));
+    let replayed = replay(&source("log-to-store"), Start::Earliest, &log, &*again, |_| {}).await.unwrap();
+    assert_eq!((replayed.delivered, replayed.rejected), (1, 1));
+    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    let functions = ["store".to_owned()].into();
+    assert!(letter.replay(&log, "user-dead-letter", &*again, &functions).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_makes_the_source_panic_is_tried_and_then_dead() {
+    let answer = |r: &_| match value(r, "ce-id").as_str() {
+        "poison" => panic!("it was poison"),
+        _ => status(200),
+    };
+    let (log, store) = (Shared::default(), Function::new(Duration::ZERO, answer));
+    log.0.put("user", event("poison", "k"));
+    log.0.put("user", event("good", "k"));
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
+    assert_eq!(store.heard("ce-id"), ["poison", "poison", "poison", "good"]);
+    let error = played.progress.health.last_error().unwrap();
+    assert!(error.contains("it was poison") && error.contains("offset 0"), "{error}");
+    played.end().await;
+    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    assert!(letter.reason().contains("it was poison"), "{}", letter.reason());
+    // The raw record inside can be sent once the fault is mended.
+    let mended = Function::new(Duration::ZERO, |_| status(200));
+    let functions = ["store".to_owned()].into();
+    letter.replay(&log, "user-dead-letter", &*mended, &functions).await.unwrap();
+    assert_eq!(
+        (mended.heard("ce-id"), mended.heard("ce-type")),
+        (vec!["poison".into()], vec!["test".into()])
+    );
+    assert!(Letters::read(&log, "user-dead-letter").await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

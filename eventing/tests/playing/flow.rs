@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use bytes::Bytes;
+use eventing::dead_letters::Letters;
 use shared::record::Record;
 
 use crate::harness::{Function, Shared, event, eventually, play, source, status, value};
@@ -132,6 +133,50 @@ async fn nothing_is_committed_before_its_dead_letter_is_written() {
     log.0.broken.store(false, SeqCst);
     eventually("it is committed", || log.0.committed() == log.0.ends("user")).await;
     assert_eq!((log.0.records("user-dead-letter").len(), count.requests.lock().unwrap().len()), (1, 1));
+    played.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_too_large_is_cut_and_does_not_block_its_partition() {
+    let (log, store) = (Shared::default(), Function::new(Duration::ZERO, |_| status(400)));
+    let value = Some(Bytes::from(vec![b' '; 100_000]));
+    log.0.put("user", Record { value, ..event("large", "a") });
+    log.0.put("user", event("small", "a"));
+    log.0.largest.store(10_000, SeqCst);
+    let played = play(source("log-to-store"), &log, &store);
+    eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
+    played.end().await;
+    let letters = Letters::read(&log, "user-dead-letter").await.unwrap();
+    assert_eq!((letters.len(), letters[0].event.attribute("id")), (2, Some("large")));
+    assert!((1_024..10_000).contains(&letters[0].event.data.len()));
+    let (functions, willing) = (["store".to_owned()].into(), Function::new(Duration::ZERO, |_| status(200)));
+    let refused = letters[0].replay(&log, "user-dead-letter", &*willing, &functions).await.unwrap_err();
+    assert!(refused.to_string().contains("100000 bytes"), "{refused}");
+    letters[1].replay(&log, "user-dead-letter", &*willing, &functions).await.unwrap();
+    assert_eq!(willing.heard("ce-id"), ["small"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_failed_is_replaced_and_no_record_is_left_out() {
+    let (log, count) = (filled(2_000), Function::new(Duration::ZERO, |_| status(200)));
+    log.0.failing.store(3, SeqCst);
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("all is committed", || log.0.committed() == log.0.ends("user")).await;
+    let ids: BTreeSet<_> = count.heard("ce-id").into_iter().collect();
+    assert_eq!(ids.len(), 2_000);
+    assert_eq!((played.progress.health.restarts(), played.progress.health.last_error()), (0, None));
+    played.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_panics_is_started_again_and_told_of() {
+    let (log, count) = (filled(2_000), Function::new(Duration::ZERO, |_| status(200)));
+    log.0.panicking.store(2, SeqCst);
+    let played = play(source("log-to-count"), &log, &count);
+    eventually("all is committed", || log.0.committed() == log.0.ends("user")).await;
+    let ids: BTreeSet<_> = count.heard("ce-id").into_iter().collect();
+    assert_eq!((ids.len(), played.progress.health.restarts()), (2_000, 2));
+    assert_eq!(played.progress.health.last_error().as_deref(), Some("panicked: the log panics"));
     played.end().await;
 }
 

@@ -73,6 +73,12 @@ pub struct Memory {
     pub given: AtomicUsize,
     /// Whether appends fail.
     pub broken: AtomicBool,
+    /// Bytes of a record beyond which an append panics; none when zero.
+    pub largest: AtomicUsize,
+    /// How many reads to come fail, each after it lost its page.
+    pub failing: AtomicUsize,
+    /// How many reads to come panic.
+    pub panicking: AtomicUsize,
     /// A partition that others want.
     wanted: Mutex<Option<i32>>,
     /// Partitions that others have, each with what was committed of it when it was given up.
@@ -124,6 +130,8 @@ impl Log for Shared {
         if self.0.broken.load(SeqCst) {
             return Err(LogError::Watch(notify::Error::generic("broken by the test")));
         }
+        let largest = self.0.largest.load(SeqCst);
+        assert!(largest == 0 || records.iter().all(|r| r.size() <= largest), "a record is too large");
         records.into_iter().for_each(|record| self.0.put(topic, record));
         Ok(())
     }
@@ -202,6 +210,11 @@ impl Consumer for Member {
                 records.push(delivered);
             }
         }
+        let is_next = |n: &AtomicUsize| n.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        if self.group && !records.is_empty() && is_next(&self.log.failing) {
+            return Err(LogError::Watch(notify::Error::generic("a page was lost")));
+        }
+        assert!(!(self.group && is_next(&self.log.panicking)), "the log panics");
         self.log.given.fetch_add(records.len(), SeqCst);
         Ok(Batch { records, revoked: Vec::new() })
     }

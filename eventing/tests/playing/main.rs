@@ -4,6 +4,7 @@
 // What plays the log and the functions, and the verbs of the tests.
 mod harness;
 // How a record is sent, tried, and put into the dead letter.
+mod clock;
 mod events;
 // What is under way at once, what is committed, and what a crash leaves.
 mod flow;

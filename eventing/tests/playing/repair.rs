@@ -3,13 +3,14 @@
 use std::{sync::Arc, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use backend_log::{Log, Start};
+use bytes::Bytes;
 use eventing::{
     arrows::{self, Arrows},
     dead_letters::Letters,
     manifest::Manifest,
     ping,
     replay::{Replayed, replay},
-    sink::Sink,
+    sink::{Sink, SinkError},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -70,9 +71,9 @@ async fn a_letter_is_open_until_it_was_replayed_or_dropped() {
 
     let letters = Letters::read(&log, DEAD).await.unwrap();
     assert_eq!((letters.len(), letters[0].function(), letters[0].code()), (3, "count", Some("400")));
-    assert!(letters[0].replay(&log, DEAD, &*refusing).await.is_err());
+    assert!(letters[0].replay(&log, DEAD, &*refusing, &arrows().fed_functions()).await.is_err());
     let willing = Function::new(Duration::ZERO, |_| status(200));
-    letters[0].replay(&log, DEAD, &*willing).await.unwrap();
+    letters[0].replay(&log, DEAD, &*willing, &arrows().fed_functions()).await.unwrap();
     letters[1].discard(&log, DEAD).await.unwrap();
     // A second time does no harm.
     letters[1].discard(&log, DEAD).await.unwrap();
@@ -83,6 +84,94 @@ async fn a_letter_is_open_until_it_was_replayed_or_dropped() {
     let (function, request) = &requests[0];
     assert_eq!((function.as_str(), value(request, "ce-source")), ("count", "/test".to_owned()));
     assert!(request.headers().keys().all(|name| !name.as_str().starts_with("ce-knativeerror")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_cannot_resolve_a_dead_letter_or_say_why_it_died() {
+    let log = Shared::default();
+    log.0.put("user", event("victim", "a"));
+    let mut forged = event("forged", "a");
+    for (name, value) in [
+        ("ce_type", "dev.lambda-architecture.dead-letter.resolved"),
+        ("ce_subject", "1:0"),
+        ("ce_knativeerrordest", "http://batch.default.svc.cluster.local"),
+        ("ce_knativeerrorcode", "599"),
+        ("lambda-architecture-resolution", r#"{"partition":1,"offset":0,"how":"dropped"}"#),
+        ("lambda-architecture-undeliverable", ""),
+        ("lambda-architecture-truncated", "1"),
+    ] {
+        forged.headers.retain(|(n, _)| n != name);
+        forged.headers.push((name.to_owned(), Bytes::from(value)));
+    }
+    log.0.put("user", forged);
+    let refusing = Function::new(Duration::ZERO, |_| Err(SinkError("refused".into())));
+    let played = crate::harness::play(source("log-to-count"), &log, &refusing);
+    eventually("both are dead", || played.progress.dead.load(SeqCst) == 2).await;
+    played.end().await;
+    let letters = Letters::read(&log, DEAD).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>(), ["1:0", "1:1"]);
+    assert_eq!((letters[1].function(), letters[1].code()), ("count", None));
+    let willing = Function::new(Duration::ZERO, |_| status(200));
+    letters[1].replay(&log, DEAD, &*willing, &arrows().fed_functions()).await.unwrap();
+    assert_eq!(willing.heard("ce-id"), ["forged"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_goes_only_where_a_source_leads() {
+    let (log, willing) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
+    for (destination, function) in [
+        ("http://count.default.svc.cluster.local", "count"),
+        ("http://gateway.openfaas:8080/function/count", "count"),
+        ("http://10.62.0.1:8080/faas/function/count/", "count"),
+        ("http://batch.default.svc.cluster.local", "batch"),
+        ("http://gateway:8080/function/../system", ""),
+        ("", ""),
+    ] {
+        let mut record = event("1", "a");
+        record.headers.push(("ce_knativeerrordest".to_owned(), Bytes::from(destination)));
+        log.0.put(DEAD, record);
+        let letter = Letters::read(&log, DEAD).await.unwrap().pop().unwrap();
+        assert_eq!(letter.function(), function, "{destination}");
+        let replayed = letter.replay(&log, DEAD, &*willing, &arrows().fed_functions()).await;
+        assert_eq!(replayed.is_ok(), function == "count", "{destination}");
+        letter.discard(&log, DEAD).await.unwrap();
+    }
+    assert!(willing.requests.lock().unwrap().iter().all(|(function, _)| function == "count"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_says_where_its_record_was_and_keeps_its_extensions() {
+    let log = Shared::default();
+    log.0.put("user", event("1", "a"));
+    let mut died = event("2", "a");
+    died.headers.push(("ce_knee".to_owned(), Bytes::from_static(b"kept")));
+    log.0.put("user", died);
+    let picky =
+        Function::new(Duration::ZERO, |r: &_| status(if value(r, "ce-id") == "2" { 400 } else { 200 }));
+    let played = crate::harness::play(source("log-to-count"), &log, &picky);
+    eventually("one is dead", || played.progress.dead.load(SeqCst) == 1).await;
+    played.end().await;
+    let letter = Letters::read(&log, DEAD).await.unwrap().remove(0);
+    let origin = ["knativekafkapartition", "knativekafkaoffset"].map(|name| letter.event.attribute(name));
+    assert_eq!((letter.id.to_string().as_str(), origin), ("1:0", [Some("1"), Some("1")]));
+    let willing = Function::new(Duration::ZERO, |_| status(200));
+    letter.replay(&log, DEAD, &*willing, &arrows().fed_functions()).await.unwrap();
+    assert_eq!(
+        (willing.heard("ce-knee"), willing.heard("ce-knativekafkaoffset")),
+        (vec!["kept".into()], vec!["1".into()])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_the_dead_letters_that_is_no_event_is_listed_too() {
+    let log = Shared::default();
+    let mut broken = event("1", "a");
+    broken.headers.push(("ce_other".into(), Bytes::from_static(&[0xff])));
+    log.0.put(DEAD, broken);
+    let letter = Letters::read(&log, DEAD).await.unwrap().remove(0);
+    assert_eq!(letter.function(), "");
+    letter.discard(&log, DEAD).await.unwrap();
+    assert!(Letters::read(&log, DEAD).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

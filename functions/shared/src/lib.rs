@@ -15,5 +15,6 @@ pub mod record;
 pub mod router;
 pub mod serve;
 pub mod single_flight;
+pub mod supervise;
 pub mod telemetry;
 pub mod user;

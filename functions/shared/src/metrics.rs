@@ -26,8 +26,14 @@ struct Labels {
     status: u16,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Task {
+    task: String,
+}
+
 struct Metrics {
     registry: Registry,
+    restarts: Family<Task, Counter>,
     requests: Family<Labels, Counter>,
     seconds: Histogram,
     commit_seconds: Gauge,
@@ -45,7 +51,9 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let help = "How long the oldest commit under way has been so; it grows while writing makes no progress";
     registry.register("commit_under_way_seconds", help, commit_seconds.clone());
     registry.register("commits_failed", "Commits that failed since the start", commits_failed.clone());
-    Metrics { registry, requests, seconds, commit_seconds, commits_failed }
+    let restarts = Family::<Task, Counter>::default();
+    registry.register("task_restarts", "Restarts of tasks that panicked", restarts.clone());
+    Metrics { registry, restarts, requests, seconds, commit_seconds, commits_failed }
 });
 
 /// Counts an answered request.
@@ -53,6 +61,11 @@ pub fn answered(method: &Method, status: StatusCode, took: Duration) {
     let labels = Labels { method: method.as_str().to_owned(), status: status.as_u16() };
     METRICS.requests.get_or_create(&labels).inc();
     METRICS.seconds.observe(took.as_secs_f64());
+}
+
+/// Counts a restart of a supervised task.
+pub fn restarted(task: &str) {
+    METRICS.restarts.get_or_create(&Task { task: task.to_owned() }).inc();
 }
 
 /// `GET /metrics`.

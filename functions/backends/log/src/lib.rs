@@ -24,6 +24,9 @@ pub use crate::{
 /// The topic of users where a URL names none.
 const TOPIC: &str = "user";
 
+/// SQLite's result code for a value beyond its limit.
+const SQLITE_TOOBIG: &str = "18";
+
 /// The log that a URL names (`LOG_URL`). Connects when first needed.
 pub fn open(url: &str) -> Result<Arc<dyn Log>, ConfigError> {
     if url.starts_with("kafka://") {
@@ -121,6 +124,20 @@ pub enum LogError {
     /// Kafka failed, or cannot be reached.
     #[error(transparent)]
     Kafka(#[from] KafkaFailure),
+}
+
+impl LogError {
+    /// Whether the log refuses the records for their size, so that appending them again is of no use.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        match self {
+            Self::Kafka(failure) => failure.is_too_large(),
+            Self::Sqlite(backend_sqlite::Error::Sql(sqlx::Error::Database(error))) => {
+                error.code().as_deref() == Some(SQLITE_TOOBIG)
+            }
+            Self::Sqlite(_) | Self::Watch(_) => false,
+        }
+    }
 }
 
 impl From<LogError> for Error {

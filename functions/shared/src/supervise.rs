@@ -1,0 +1,138 @@
+//! Keeps a task running that others depend on: a panic is caught, logged with its cause and counted, and the task is
+//! started again after a backoff.
+
+use std::{
+    any::Any,
+    future::Future,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+/// The delay before the first restart; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest delay before a restart.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// A task that ran this long before it failed starts again at the first backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+
+/// How often a task failed, and why it did last; shared with whoever shows it.
+#[derive(Debug, Default)]
+pub struct TaskHealth {
+    restarts: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl TaskHealth {
+    /// Restarts since the process began.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Relaxed)
+    }
+
+    /// The last failure; none when there was none.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers a failure that needed no restart.
+    pub fn failed(&self, why: impl Into<String>) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.into());
+    }
+
+    /// Forgets the last failure, because what failed works again.
+    pub fn recovered(&self) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Runs the future that `start` makes in a task of its own, and a new one after each panic, until one of them returns.
+/// Dropping the returned future aborts the task.
+pub async fn supervise<F>(name: &str, health: &TaskHealth, mut start: impl FnMut() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let started = Instant::now();
+        let mut task = AbortOnDrop(tokio::spawn(start()));
+        let panic = match (&mut task.0).await {
+            Ok(()) => return,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => panic,
+                // The runtime is shutting down.
+                Err(_) => return,
+            },
+        };
+        let why = format!("panicked: {}", panic_message(&*panic));
+        if started.elapsed() >= STABLE_AFTER {
+            backoff = FIRST_BACKOFF;
+        }
+        tracing::error!(task = name, why, restart_in = ?backoff, "a task failed and is restarted");
+        health.failed(why);
+        health.restarts.fetch_add(1, Relaxed);
+        crate::metrics::restarted(name);
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+/// What a panic said, from its payload.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicU32};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again_until_it_returns() {
+        let (health, runs) = (TaskHealth::default(), Arc::new(AtomicU32::new(0)));
+        let begun = Instant::now();
+        supervise("test", &health, || {
+            let runs = runs.clone();
+            async move { assert!(runs.fetch_add(1, Relaxed) == 3, "not yet") }
+        })
+        .await;
+        assert_eq!((runs.load(Relaxed), health.restarts()), (4, 3));
+        assert_eq!(health.last_error().as_deref(), Some("panicked: not yet"));
+        assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_ends_with_its_supervisor() {
+        let (health, held) = (TaskHealth::default(), Arc::new(()));
+        let run = supervise("test", &health, || {
+            let held = held.clone();
+            async move {
+                let _held = held;
+                std::future::pending().await
+            }
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(1), run).await.is_err());
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
