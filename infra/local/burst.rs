@@ -21,14 +21,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::client::Client;
+use crate::{client::Client, terminal::print};
 
 /// How long a request is repeated that is refused or gets no answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long analytics may take to become exact.
-const SETTLE: Duration = Duration::from_secs(300);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often is looked whether something changed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to post.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -61,13 +61,13 @@ pub async fn run(address: SocketAddr, burst: Burst) -> anyhow::Result<()> {
     let exact_at = Instant::now();
     watch.abort();
     let seen: Vec<_> = lock(&replicas).iter().map(|(name, most)| format!("{name} {most}")).collect();
-    println!("replicas at most   {}", seen.join(", "));
+    print(&format!("replicas at most   {}", seen.join(", ")));
     exact?;
-    println!(
+    print(&format!(
         "analytics exact    {expected} users, {:.2} s after the last answer, {:.2} s after the first request",
         (exact_at - acknowledged).as_secs_f64(),
         (exact_at - started).as_secs_f64(),
-    );
+    ));
     Ok(())
 }
 
@@ -82,17 +82,19 @@ impl Posted {
     fn print(&self) {
         let requests = self.latencies.len();
         let rate = requests as f64 / self.took.as_secs_f64();
-        println!("acknowledged       {requests} requests in {:.2} s, {rate:.0}/s", self.took.as_secs_f64());
+        let seconds = self.took.as_secs_f64();
+        print(&format!("acknowledged       {requests} requests in {seconds:.2} s, {rate:.0}/s"));
         let ms = |quantile| self.latencies.value_at_quantile(quantile) as f64 / 1_000.0;
-        println!(
+        print(&format!(
             "latency            p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
             ms(0.5),
             ms(0.9),
             ms(0.99),
             self.latencies.max() as f64 / 1_000.0
-        );
+        ));
         if self.repeated > 0 {
-            println!("sent again         {} requests that were refused or got no answer", self.repeated);
+            let repeated = self.repeated;
+            print(&format!("sent again         {repeated} requests that were refused or got no answer"));
         }
     }
 }
@@ -156,11 +158,11 @@ async fn client(
                 Ok(answer) => answer.status().to_string(),
                 Err(error) => error.to_string(),
             };
-            if started.elapsed() > PATIENCE {
-                bail!("a user was not acknowledged in {PATIENCE:?}; the last answer was: {refusal}");
+            if started.elapsed() > RETRY_TIMEOUT {
+                bail!("a user was not acknowledged in {RETRY_TIMEOUT:?}; the last answer was: {refusal}");
             }
             repeated += 1;
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         latencies.saturating_record(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
         bar.inc(1);
@@ -170,7 +172,7 @@ async fn client(
 
 /// Latencies in microseconds, to three digits.
 fn histogram() -> anyhow::Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, PATIENCE.as_micros() as u64 * 2, 3)?)
+    Ok(Histogram::new_with_bounds(1, RETRY_TIMEOUT.as_micros() as u64 * 2, 3)?)
 }
 
 /// The number of users once all that was ingested earlier is processed.
@@ -184,10 +186,10 @@ async fn settled(address: SocketAddr) -> anyhow::Result<u64> {
         if lag == 0 {
             return count(&mut client).await;
         }
-        if started.elapsed() > SETTLE {
+        if started.elapsed() > SETTLE_TIMEOUT {
             bail!("{lag} earlier events are still not processed");
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -203,10 +205,10 @@ async fn until_exact(address: SocketAddr, expected: u64) -> anyhow::Result<()> {
                 settled => bail!("analytics counts {settled} users, {expected} were acknowledged"),
             };
         }
-        if count > expected || started.elapsed() > SETTLE {
+        if count > expected || started.elapsed() > SETTLE_TIMEOUT {
             bail!("analytics counts {count} users, {expected} were acknowledged");
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -227,7 +229,7 @@ async fn watch_replicas(address: SocketAddr, most: Replicas) {
                 *seen = replicas.max(*seen);
             }
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use backend_log::Start;
@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     burst::{self, Burst},
-    repair,
-    system::{System, say},
+    repair::{self, Target},
+    stores::{Reach, refuse_mix},
+    system::{Place, System},
+    terminal::print,
+    via::Via,
 };
 
 /// A Lambda Architecture as serverless functions, run on this machine as a cluster would run it
@@ -24,20 +27,6 @@ pub(crate) struct Cli {
     pub(crate) place: Place,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-}
-
-/// Where the system is.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Place {
-    /// Where the gateway listens
-    #[arg(long, global = true, default_value = "127.0.0.1:8080")]
-    pub(crate) listen: SocketAddr,
-    /// The folder of everything embedded, and of the functions' output
-    #[arg(long, global = true, default_value = "data")]
-    pub(crate) data: PathBuf,
-    /// Manifests, or folders of them [default: functions/*/service.yaml and eventing/*.yaml]
-    #[arg(long, global = true, num_args = 1.., value_name = "PATH")]
-    pub(crate) manifests: Vec<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -53,10 +42,13 @@ pub(crate) enum Command {
     Replay {
         /// Which function
         #[arg(long, value_enum)]
-        to: Target,
+        to: Reader,
         /// From the BEGINNING or from a time like 2022-05-14T16:57:40Z on
         #[arg(long, default_value = "BEGINNING", value_parser = start)]
         from: Start,
+        /// Send to the function behind this gateway, or at this URL with {function} in it, and start none here
+        #[arg(long, value_name = "URL")]
+        via: Option<Via>,
     },
 }
 
@@ -77,7 +69,13 @@ pub(crate) enum DeadLetters {
         json: bool,
     },
     /// Send them to their functions again; those that arrive are gone
-    Replay(Which),
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        /// Send to the functions behind this gateway, or at this URL with {function} in it, and start none here
+        #[arg(long, value_name = "URL")]
+        via: Option<Via>,
+    },
     /// Give them up
     Drop(Which),
 }
@@ -95,9 +93,20 @@ pub(crate) struct Which {
 
 /// What reads the log.
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Target {
+pub(crate) enum Reader {
     Count,
     Store,
+}
+
+impl DeadLetters {
+    /// What the command writes to; `None` when it only reads.
+    fn reach(&self) -> Option<Reach> {
+        match self {
+            Self::List { .. } | Self::Show { .. } => None,
+            Self::Drop(_) | Self::Replay { via: Some(_), .. } => Some(Reach::Log),
+            Self::Replay { via: None, .. } => Some(Reach::Functions),
+        }
+    }
 }
 
 fn start(text: &str) -> Result<Start, String> {
@@ -119,15 +128,28 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             System::open(&place)?.run(listener, stop).await
         }
         Some(Command::Burst(burst)) => run_burst(&place, burst).await,
-        Some(Command::DeadLetters(command)) => repair::dead_letters(&System::open(&place)?, command).await,
-        Some(Command::Replay { to, from }) => {
+        Some(Command::DeadLetters(command)) => {
+            if let Some(reach) = command.reach() {
+                refuse(reach)?;
+            }
+            repair::dead_letters(&System::open(&place)?, command).await
+        }
+        Some(Command::Replay { to, from, via }) => {
+            refuse(if via.is_some() { Reach::Log } else { Reach::Functions })?;
             let function = match to {
-                Target::Count => "count",
-                Target::Store => "store",
+                Reader::Count => "count",
+                Reader::Store => "store",
             };
-            repair::replay(&System::open(&place)?, function, from).await
+            let system = System::open(&place)?;
+            repair::replay(&system, &Target::open(&system, via)?, function, from).await
         }
     }
+}
+
+/// Before anything is made or opened.
+fn refuse(reach: Reach) -> anyhow::Result<()> {
+    let get = shared::config::lookup(|key| std::env::var(key).ok())?;
+    Ok(refuse_mix(get, reach)?)
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -140,7 +162,7 @@ async fn run_burst(place: &Place, burst: Burst) -> anyhow::Result<()> {
     if TcpStream::connect(place.listen).await.is_ok() {
         return burst::run(place.listen, burst).await;
     }
-    say(&format!("nothing listens on {}: the burst runs the system itself", place.listen));
+    print(&format!("nothing listens on {}: the burst runs the system itself", place.listen));
     let listener = listen(place.listen).await?;
     let stop = CancellationToken::new();
     let system = System::open(place)?;

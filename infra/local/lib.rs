@@ -4,10 +4,15 @@
 pub mod burst;
 pub mod client;
 mod command;
+mod data_folder;
+mod log_file;
 mod manifests;
 mod page;
 mod repair;
+mod stores;
 mod system;
+mod terminal;
+mod via;
 
 use std::process::ExitCode;
 
@@ -28,7 +33,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            terminal::print_error(&format!("{error:#}"));
             match error.downcast_ref::<ConfigError>() {
                 Some(_) => ExitCode::from(EXIT_CONFIG),
                 None => ExitCode::FAILURE,

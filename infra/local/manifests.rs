@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::bail;
 use eventing::{arrows::Arrows, files, manifest::Service};
-use serving::FunctionSpec;
+use serde_json::Value;
+use serving::{FunctionSpec, LivenessProbe};
 
 /// How long a request may take where the manifest does not say (`revision-timeout-seconds`).
 const TIMEOUT_S: u32 = 300;
@@ -45,6 +46,37 @@ fn spec(service: &Service) -> anyhow::Result<FunctionSpec> {
         timeout: Duration::from_secs(revision.timeout_seconds.unwrap_or(TIMEOUT_S).into()),
         annotations: service.annotations().clone(),
         env: env.collect(),
-        name,
+        liveness: liveness(container.liveness_probe.as_ref()),
+        ..FunctionSpec::named(name)
     })
+}
+
+/// The container's `livenessProbe`; what it leaves out has the runtime's defaults.
+fn liveness(probe: Option<&Value>) -> LivenessProbe {
+    let default = LivenessProbe::default();
+    let Some(probe) = probe else { return default };
+    let number = |key: &str| probe[key].as_u64().filter(|n| *n > 0);
+    LivenessProbe {
+        path: probe["httpGet"]["path"].as_str().and_then(|path| path.parse().ok()).unwrap_or(default.path),
+        period: number("periodSeconds").map_or(default.period, Duration::from_secs),
+        timeout: number("timeoutSeconds").map_or(default.timeout, Duration::from_secs),
+        failure_threshold: number("failureThreshold")
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(default.failure_threshold),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_liveness_probe_is_taken_from_the_container() {
+        let probe =
+            serde_json::json!({ "httpGet": { "path": "/live" }, "periodSeconds": 10, "failureThreshold": 5 });
+        let liveness = liveness(Some(&probe));
+        assert_eq!((liveness.path.path(), liveness.failure_threshold), ("/live", 5));
+        assert_eq!((liveness.period.as_secs(), liveness.timeout), (10, LivenessProbe::default().timeout));
+        assert_eq!(super::liveness(None), LivenessProbe::default());
+    }
 }

@@ -1,41 +1,133 @@
 //! What the gateway itself answers: the state of the system as JSON and as a plain page.
 
-use std::{fmt::Write, sync::Arc};
+use std::{
+    fmt::Write,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use eventing::arrows::{ArrowStatus, Playing};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use serde_json::json;
-use serving::{Serving, status::FunctionStatus};
+use serving::{
+    Serving,
+    status::FunctionStatus,
+    supervise::{TaskFailures, supervise},
+};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::{data_folder::DataFolder, terminal};
+
+/// How long a request waits for the sources' lag before it is answered without.
+const LAG_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most requests that wait for it.
+const QUEUE: usize = 1_000;
 
 /// Shows what runs.
 pub(crate) struct StatusPage {
-    pub(crate) serving: Arc<Serving>,
-    pub(crate) playing: Arc<Playing>,
+    serving: Arc<Serving>,
+    playing: Arc<Playing>,
+    folder: Arc<DataFolder>,
+    ask: mpsc::Sender<oneshot::Sender<Vec<ArrowStatus>>>,
+    /// What was known last, without the lag.
+    last: Mutex<Vec<ArrowStatus>>,
+}
+
+/// Everything that is shown.
+struct Status {
+    functions: Vec<FunctionStatus>,
+    arrows: Vec<ArrowStatus>,
+    dead_letters: usize,
+    tasks: Vec<TaskFailures>,
+    problems: Vec<String>,
 }
 
 impl StatusPage {
+    /// Asks the log for the lag in a task of its own: a request that is given up opens and interrupts nothing, and
+    /// however many wait, the log is asked once at a time.
+    pub(crate) fn new(serving: Arc<Serving>, playing: Arc<Playing>, folder: Arc<DataFolder>) -> Self {
+        let (ask, asked) = mpsc::channel(QUEUE);
+        let (asked, health, arrows) = (Arc::new(AsyncMutex::new(asked)), serving.health(), playing.clone());
+        tokio::spawn(async move {
+            supervise("status", &health, || answer_lag(asked.clone(), arrows.clone())).await;
+        });
+        Self { serving, playing, folder, ask, last: Mutex::default() }
+    }
+
     /// The page for people at `/`, and the same as JSON at `/status`.
     pub(crate) async fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        let (functions, arrows) = (self.serving.status(), self.playing.status().await);
-        let dead_letters = self.playing.dead_letters();
+        let status = Status {
+            arrows: self.arrows().await,
+            functions: self.serving.status(),
+            dead_letters: self.playing.dead_letters(),
+            tasks: self.serving.health().failures(),
+            problems: self.folder.check().err().into_iter().collect(),
+        };
         let (media_type, body) = match request.uri().path() {
-            "/" => ("text/html; charset=utf-8", html(&functions, &arrows, dead_letters)),
+            "/" => ("text/html; charset=utf-8", html(&status)),
             _ => {
-                let status = json!({ "functions": functions, "arrows": arrows, "deadLetters": dead_letters });
-                ("application/json", status.to_string())
+                let Status { functions, arrows, dead_letters, tasks, problems } = status;
+                let status = json!({
+                    "functions": functions,
+                    "arrows": arrows,
+                    "deadLetters": dead_letters,
+                    "tasks": tasks,
+                    "problems": problems,
+                });
+                ("application/json", terminal::json(&status))
             }
         };
         let mut response = Response::new(Bytes::from(body));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         response
     }
+
+    /// As of after the request came; without the lag where the log does not answer.
+    async fn arrows(&self) -> Vec<ArrowStatus> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.ask.try_send(answer).is_ok();
+        let fresh = match asked {
+            true => timeout(LAG_TIMEOUT, answered).await.ok().and_then(Result::ok),
+            false => None,
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match fresh {
+            Some(arrows) => {
+                *last = arrows.iter().map(|arrow| ArrowStatus { lag: None, ..arrow.clone() }).collect();
+                arrows
+            }
+            None => last.clone(),
+        }
+    }
+}
+
+/// Answers all who asked before a look began with what it found. Ends when nobody can ask any more.
+async fn answer_lag(
+    asked: Arc<AsyncMutex<mpsc::Receiver<oneshot::Sender<Vec<ArrowStatus>>>>>,
+    playing: Arc<Playing>,
+) {
+    let (mut asked, mut asking) = (asked.lock().await, Vec::new());
+    while asked.recv_many(&mut asking, QUEUE).await > 0 {
+        let arrows = playing.status().await;
+        for answer in asking.drain(..) {
+            // A client may have hung up.
+            let _ = answer.send(arrows.clone());
+        }
+    }
 }
 
 /// Names come from manifests that were read strictly, so that nothing here needs escaping but is escaped anyway.
-fn html(functions: &[FunctionStatus], arrows: &[ArrowStatus], dead_letters: usize) -> String {
+fn html(status: &Status) -> String {
+    let Status { functions, arrows, dead_letters, tasks, problems } = status;
     let mut html = String::from(HEAD);
-    html.push_str("<h2>Functions</h2><table><tr><th>function<th>replicas<th>wanted<th>waiting<th>requests<th>cold starts, ms");
+    for problem in problems {
+        let _ = write!(html, "<p><strong>{}</strong>", text(problem));
+    }
+    html.push_str("<h2>Functions</h2><table><tr><th>function<th>replicas<th>wanted<th>waiting<th>requests<th>cold starts, ms<th>crashes<th>last error");
     for function in functions {
         let replicas: Vec<_> =
             function.replicas.iter().map(|r| format!("{} ({} under way)", r.pid, r.in_flight)).collect();
@@ -50,6 +142,8 @@ fn html(functions: &[FunctionStatus], arrows: &[ArrowStatus], dead_letters: usiz
                 &function.queued.to_string(),
                 &function.requests.to_string(),
                 &starts.join(", "),
+                &function.crashes.to_string(),
+                function.last_error.as_deref().unwrap_or_default(),
             ],
         );
     }
@@ -70,6 +164,9 @@ fn html(functions: &[FunctionStatus], arrows: &[ArrowStatus], dead_letters: usiz
     }
     let _ =
         write!(html, "</table><h2>Dead letters</h2><p>{dead_letters}, see <code>dead-letters list</code>");
+    for TaskFailures { name, panics, last_error } in tasks {
+        let _ = write!(html, "<p>{} panicked {panics} times: {}", text(name), text(last_error));
+    }
     html
 }
 
@@ -88,7 +185,30 @@ const HEAD: &str = r#"<!doctype html>
 fn row(html: &mut String, cells: &[&str]) {
     html.push_str("<tr>");
     for cell in cells {
-        let cell = cell.replace('&', "&amp;").replace('<', "&lt;");
-        let _ = write!(html, "<td>{cell}");
+        let _ = write!(html, "<td>{}", text(cell));
+    }
+}
+
+/// Text that stands between tags.
+fn text(text: &str) -> String {
+    terminal::escape(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_functions_say_is_text_on_the_page() {
+        let task = TaskFailures { name: "a".into(), panics: 1, last_error: "<script>\u{202e}&".into() };
+        let status = Status {
+            functions: Vec::new(),
+            arrows: Vec::new(),
+            dead_letters: 0,
+            tasks: vec![task],
+            problems: vec!["<b>".into()],
+        };
+        let html = html(&status);
+        assert!(html.contains("&lt;script&gt;\\u{202e}&amp;") && html.contains("&lt;b&gt;"), "{html}");
     }
 }

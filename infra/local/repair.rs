@@ -1,7 +1,7 @@
 //! Dead letters and replays. Each runs beside the system in a process of its own, with functions of its own:
 //! functions keep nothing, so that more of them do no harm.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::{Context, bail};
 use backend_log::Start;
@@ -9,13 +9,61 @@ use chrono::{DateTime, SecondsFormat};
 use eventing::{
     dead_letters::{Letter, LetterId, Letters},
     replay,
+    sink::Sink,
 };
 use serde_json::Value;
+use serving::Serving;
 
 use crate::{
     command::{DeadLetters, Which},
-    system::{FunctionSink, System, say},
+    stores::without_secrets,
+    system::{FunctionSink, System},
+    terminal::{print, print_indented, print_json},
+    via::{Via, ViaSink},
 };
+
+/// Where a replay sends.
+pub(crate) enum Target {
+    /// To functions of this process' own, on the stores that the configuration names.
+    Own(Serving),
+    /// To functions behind a gateway.
+    Via(Via),
+}
+
+impl Target {
+    /// Nothing is started or connected yet.
+    pub(crate) fn open(system: &System, via: Option<Via>) -> anyhow::Result<Self> {
+        Ok(match via {
+            Some(via) => Self::Via(via),
+            None => Self::Own(system.serve()?),
+        })
+    }
+
+    fn sink(&self) -> anyhow::Result<Box<dyn Sink>> {
+        Ok(match self {
+            Self::Own(serving) => Box::new(FunctionSink(serving.invoker())),
+            Self::Via(via) => Box::new(ViaSink::new(via.clone())?),
+        })
+    }
+
+    /// In words, without secrets.
+    fn describe(&self, system: &System) -> String {
+        match self {
+            Self::Own(_) => format!(
+                "here, on the master {} and the views {}",
+                without_secrets(&system.config.master_url),
+                without_secrets(&system.config.views_url)
+            ),
+            Self::Via(via) => format!("at {via}"),
+        }
+    }
+
+    async fn close(&self) {
+        if let Self::Own(serving) = self {
+            serving.shutdown().await;
+        }
+    }
+}
 
 /// Does what is to be done with the dead letters.
 pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyhow::Result<()> {
@@ -25,42 +73,64 @@ pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyho
     };
     let letters = Letters::read(&*system.log, topic).await.context("cannot read the dead letters")?;
     match command {
-        DeadLetters::List { json: false } => letters.iter().for_each(|letter| say(&line(letter))),
+        DeadLetters::List { json: false } => letters.iter().for_each(|letter| print(&line(letter))),
         DeadLetters::List { json: true } => {
             let batch = letters.iter().map(|letter| letter.event.to_structured()).collect();
-            say(&Value::Array(batch).to_string());
+            print_json(&Value::Array(batch));
         }
         DeadLetters::Show { letter, json: false } => show(one(&letters, letter)?),
         DeadLetters::Show { letter, json: true } => {
-            say(&one(&letters, letter)?.event.to_structured().to_string());
+            print_json(&one(&letters, letter)?.event.to_structured());
         }
         DeadLetters::Drop(which) => {
-            for letter in chosen(&letters, &which)? {
+            let chosen = chosen(&letters, &which)?;
+            print(&format!("dropping {}", these(system, chosen.len())));
+            for letter in chosen {
                 letter.discard(&*system.log, topic).await?;
-                say(&format!("{} dropped", letter.id));
+                print(&format!("{} dropped", letter.id));
             }
         }
-        DeadLetters::Replay(which) => {
+        DeadLetters::Replay { which, via } => {
             let chosen = chosen(&letters, &which)?;
-            let serving = system.serve()?;
-            let sink = FunctionSink(serving.invoker());
-            let mut failed = 0;
-            for letter in chosen {
-                match letter.replay(&*system.log, topic, &sink, &system.arrows.fed_functions()).await {
-                    Ok(()) => say(&format!("{} {} took it", letter.id, letter.function())),
-                    Err(error) => {
-                        failed += 1;
-                        say(&format!("{} {}: {error}", letter.id, letter.function()));
-                    }
-                }
-            }
-            serving.shutdown().await;
-            if failed > 0 {
-                bail!("{failed} could not be delivered and stay");
-            }
+            let target = Target::open(system, via)?;
+            let replayed = replay_letters(system, topic, &chosen, &target).await;
+            target.close().await;
+            replayed?;
         }
     }
     Ok(())
+}
+
+async fn replay_letters(
+    system: &System,
+    topic: &str,
+    letters: &[&Letter],
+    target: &Target,
+) -> anyhow::Result<()> {
+    let functions: BTreeSet<_> = letters.iter().map(|letter| letter.function()).collect();
+    let functions: Vec<_> = functions.into_iter().collect();
+    let (these, to) = (these(system, letters.len()), target.describe(system));
+    print(&format!("replaying {these} to {} {to}", functions.join(", ")));
+    let sink = target.sink()?;
+    let mut failed = 0;
+    for letter in letters {
+        match letter.replay(&*system.log, topic, &*sink, &system.arrows.fed_functions()).await {
+            Ok(()) => print(&format!("{} {} took it", letter.id, letter.function())),
+            Err(error) => {
+                failed += 1;
+                print(&format!("{} {}: {error}", letter.id, letter.function()));
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} could not be delivered and stay");
+    }
+    Ok(())
+}
+
+fn these(system: &System, count: usize) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} dead letter{plural} of {}", without_secrets(&system.config.log_url))
 }
 
 fn one(letters: &[Letter], id: LetterId) -> anyhow::Result<&Letter> {
@@ -86,15 +156,16 @@ fn line(letter: &Letter) -> String {
 }
 
 fn show(letter: &Letter) {
-    say(&format!("letter {} of {}, for {}", letter.id, time(letter), letter.function()));
-    say(&format!("reason: {}", letter.reason()));
+    print(&format!("letter {} of {}, for {}", letter.id, time(letter), letter.function()));
+    print(&format!("reason: {}", letter.reason()));
     for (name, value) in &letter.event.attributes {
-        say(&format!("{name}: {value}"));
+        print(&format!("{name}: {value}"));
     }
     if let Some(content_type) = &letter.event.content_type {
-        say(&format!("datacontenttype: {content_type}"));
+        print(&format!("datacontenttype: {content_type}"));
     }
-    say(&format!("\n{}", String::from_utf8_lossy(&letter.event.data)));
+    print("");
+    print_indented(&String::from_utf8_lossy(&letter.event.data));
 }
 
 fn time(letter: &Letter) -> String {
@@ -107,28 +178,34 @@ fn detail(letter: &Letter) -> String {
     let reason = letter.reason();
     let problem: Option<Value> = serde_json::from_str(&reason).ok();
     let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    detail.unwrap_or(&reason).replace(['\n', '\r'], " ")
+    detail.unwrap_or(&reason).to_owned()
 }
 
 /// Sends the log's records to a function once more.
-pub(crate) async fn replay(system: &System, function: &str, from: Start) -> anyhow::Result<()> {
+pub(crate) async fn replay(
+    system: &System,
+    target: &Target,
+    function: &str,
+    from: Start,
+) -> anyhow::Result<()> {
     let sources = system.arrows.sources();
     let source = sources.iter().find(|source| source.function == function);
     let source = source.with_context(|| format!("no KafkaSource leads to {function}"))?;
-    let serving = system.serve()?;
+    let (log, to) = (without_secrets(&system.config.log_url), target.describe(system));
+    print(&format!("replaying {log} to {function} {to}"));
     let started = Instant::now();
-    let sink = FunctionSink(serving.invoker());
+    let sink = target.sink()?;
     let mut told = started;
-    let replayed = replay::replay(source, from, &*system.log, &sink, |done| {
+    let replayed = replay::replay(source, from, &*system.log, &*sink, |done| {
         if told.elapsed().as_secs() >= 1 {
             told = Instant::now();
-            say(&format!("{done} events"));
+            print(&format!("{done} events"));
         }
     });
     let replayed = replayed.await;
-    serving.shutdown().await;
+    target.close().await;
     let replayed = replayed?;
-    say(&format!(
+    print(&format!(
         "{function} took {} events and rejected {} in {:.1} s",
         replayed.delivered,
         replayed.rejected,

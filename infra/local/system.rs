@@ -1,15 +1,14 @@
 //! The system: functions, arrows and gateway, put together.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError, create_dir_all},
     future::Future,
-    io::Write,
+    io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
 use async_trait::async_trait;
 use backend_log::Log;
 use bytes::Bytes;
@@ -17,37 +16,57 @@ use eventing::{
     arrows::{self, Arrows, Playing},
     sink::{Sink, SinkError},
 };
-use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change};
+use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change, supervise::supervise};
 use shared::{
     config::{Config, ConfigError},
     telemetry,
 };
 use tokio::{
     net::TcpListener,
-    sync::{broadcast, mpsc},
+    sync::{Mutex, broadcast, mpsc},
+    task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{command::Place, manifests, page::StatusPage};
+use crate::{data_folder::DataFolder, log_file::LogFile, manifests, page::StatusPage, terminal::print};
 
-/// How long a function may take to end after SIGTERM: longer than it waits for its own requests.
-const GRACE: Duration = Duration::from_secs(65);
+/// How long a function may take to end after SIGTERM. All its requests come through this process and are answered or
+/// given up by then.
+const TERMINATION_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the event sources may take to end: longer than they wait for what is under way.
+const SOURCES_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the data folder is looked at.
+const FOLDER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where the system is.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Place {
+    /// Where the gateway listens
+    #[arg(long, global = true, default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// The folder of everything embedded, and of the functions' output
+    #[arg(long, global = true, default_value = "data")]
+    pub(crate) data: PathBuf,
+    /// Manifests, or folders of them [default: functions/*/service.yaml and eventing/*.yaml]
+    #[arg(long, global = true, num_args = 1.., value_name = "PATH")]
+    pub(crate) manifests: Vec<PathBuf>,
+}
 
 /// What manifests and configuration describe; nothing of it runs yet.
 pub(crate) struct System {
     pub(crate) arrows: Arrows,
     pub(crate) log: Arc<dyn Log>,
-    config: Config,
-    data: PathBuf,
+    pub(crate) config: Config,
+    folder: Arc<DataFolder>,
     specs: Vec<FunctionSpec>,
 }
 
 impl System {
     /// Reads manifests and configuration.
     pub(crate) fn open(place: &Place) -> anyhow::Result<Self> {
-        create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
-        let data = place.data.canonicalize()?;
-        let config = Config::read(|key| std::env::var(key).ok(), &data)?;
+        let folder = Arc::new(DataFolder::open(&place.data)?);
+        let config = Config::read(|key| std::env::var(key).ok(), folder.path())?;
         let log = backend_log::open(&config.log_url)?;
         let arrows = manifests::read(&place.manifests)?;
         let topic = backend_log::topic(&config.log_url);
@@ -56,7 +75,7 @@ impl System {
             return Err(ConfigError::new("LOG_URL", why).into());
         }
         let specs = manifests::specs(&arrows)?;
-        Ok(Self { arrows, log, config, data, specs })
+        Ok(Self { arrows, log, config, folder, specs })
     }
 
     /// Takes charge of the functions; they start when something calls them.
@@ -70,13 +89,15 @@ impl System {
         ]
         .map(|(key, value)| (key.to_owned(), value.clone()))
         .into();
-        let program = this_program();
-        let launch = move |spec: &FunctionSpec| Launch {
-            program: program.clone(),
-            args: vec!["function".to_owned(), spec.name.clone()],
-            env: env.clone(),
+        let (program, folder) = (this_program(), self.folder.clone());
+        let launch = move |spec: &FunctionSpec| {
+            // On another folder it would begin with empty stores.
+            folder.check().map_err(io::Error::other)?;
+            let args = vec!["function".to_owned(), spec.name.clone()];
+            Ok(Launch { program: program.clone(), args, env: env.clone() })
         };
-        Ok(Serving::start(self.specs.clone(), Processes::new(launch, self.data.join("logs"), GRACE))?)
+        let processes = Processes::new(launch, self.folder.path().join("logs"), TERMINATION_TIMEOUT);
+        Ok(Serving::start(self.specs.clone(), processes)?)
     }
 
     /// Runs everything until `stop`, then ends it in the order in which requests flow.
@@ -85,33 +106,62 @@ impl System {
         listener: TcpListener,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let _lock = lock(&self.data)?;
-        let logs = self.data.join("logs");
-        create_dir_all(&logs)?;
-        let log_file = OpenOptions::new().create(true).append(true).open(logs.join("runtime.log"))?;
-        let telemetry = telemetry::start("runtime", &self.config, log_file)?;
+        self.folder.lock()?;
+        let log_file = LogFile::open(self.folder.path().join("logs/runtime.log"))?;
+        let telemetry = telemetry::start("runtime", &self.config, move || log_file.clone())?;
         let serving = Arc::new(self.serve()?);
         let (news, letters) = mpsc::unbounded_channel();
-        let terminal = tokio::spawn(tell(serving.changes(), letters));
+        let background = self.background(&serving, letters);
         let sink: Arc<dyn Sink> = Arc::new(FunctionSink(serving.invoker()));
         let stop_arrows = CancellationToken::new();
         let playing: Arc<Playing> =
             Arc::new(arrows::play(&self.arrows, &self.log, &sink, news, &stop_arrows));
-        say(&format!("listening on http://{}", listener.local_addr()?));
-        say(&format!("data in {}, status at /, analytics at /service-analytics/", self.data.display()));
-        let page = Arc::new(StatusPage { serving: serving.clone(), playing: playing.clone() });
+        print(&format!("listening on http://{}", listener.local_addr()?));
+        print(&format!(
+            "data in {}, status at /, analytics at /service-analytics/",
+            self.folder.path().display()
+        ));
+        let page = Arc::new(StatusPage::new(serving.clone(), playing.clone(), self.folder.clone()));
         let status = move |request| {
             let page = page.clone();
             async move { page.answer(&request).await }
         };
         serving.gateway(listener, status, stop).await;
-        say("stopping");
+        print("stopping");
         stop_arrows.cancel();
-        playing.ended().await;
+        // What a source did not commit is sent again after the next start.
+        if timeout(SOURCES_TIMEOUT, playing.ended()).await.is_err() {
+            tracing::warn!("the event sources did not end in time");
+        }
         serving.shutdown().await;
         telemetry.flush();
-        terminal.abort();
+        drop(background);
         Ok(())
+    }
+
+    /// What goes on beside the requests: news for the terminal, and a look at the data folder.
+    fn background(&self, serving: &Serving, letters: mpsc::UnboundedReceiver<String>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let (health, news) = (serving.health(), Arc::new(Mutex::new((serving.changes(), letters))));
+        tasks.spawn(async move { supervise("terminal", &health, || print_news(news.clone())).await });
+        let (health, folder) = (serving.health(), self.folder.clone());
+        tasks.spawn(async move { supervise("data folder", &health, || watch_folder(folder.clone())).await });
+        tasks
+    }
+}
+
+/// Says it once when the data folder is no longer what it was, and when it is again.
+async fn watch_folder(folder: Arc<DataFolder>) {
+    let mut problem = None;
+    loop {
+        let now = folder.check().err();
+        if now != problem {
+            let line = now.as_deref().unwrap_or("the data folder is back");
+            tracing::error!(problem = line, "the data folder changed");
+            print(line);
+            problem = now;
+        }
+        tokio::time::sleep(FOLDER_INTERVAL).await;
     }
 }
 
@@ -129,12 +179,9 @@ impl Sink for FunctionSink {
     }
 }
 
-/// Writes a line to the terminal; one that is gone is no reason to stop.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-async fn tell(mut changes: broadcast::Receiver<Change>, mut letters: mpsc::UnboundedReceiver<String>) {
+/// Prints a line for each change.
+async fn print_news(news: Arc<Mutex<(broadcast::Receiver<Change>, mpsc::UnboundedReceiver<String>)>>) {
+    let (changes, letters) = &mut *news.lock().await;
     loop {
         let line = tokio::select! {
             change = changes.recv() => match change {
@@ -146,7 +193,7 @@ async fn tell(mut changes: broadcast::Receiver<Change>, mut letters: mpsc::Unbou
             },
             Some(letter) = letters.recv() => letter,
         };
-        say(&format!("{} {line}", chrono::Utc::now().format("%H:%M:%S")));
+        print(&format!("{} {line}", chrono::Utc::now().format("%H:%M:%S")));
     }
 }
 
@@ -157,20 +204,4 @@ fn this_program() -> PathBuf {
         return link.to_owned();
     }
     std::env::current_exe().unwrap_or_else(|_| "lambda-architecture".into())
-}
-
-/// Two runtimes on the same data would play every arrow twice. The kernel frees the lock when its holder dies.
-fn lock(data: &Path) -> anyhow::Result<File> {
-    let path = data.join("runtime.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "the system runs on {} already; stop it, or give another folder with --data",
-            data.display()
-        ),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
 }

@@ -59,7 +59,10 @@ where
         .map_err(|e| ConfigError::new("LOG_LEVEL", format!("`{}` is no filter: {e}", config.log_level)))?;
     let provider = config.otlp_endpoint.as_deref().map(|endpoint| exporter(name, endpoint)).transpose()?;
     let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(name)));
-    let logs = tracing_subscriber::fmt::layer().event_format(JsonLine).with_writer(logs);
+    // A full disk must cost log lines and nothing more: reporting the failure on standard error, which may lie on the
+    // same disk, would panic in whatever was logging.
+    let logs =
+        tracing_subscriber::fmt::layer().event_format(JsonLine).log_internal_errors(false).with_writer(logs);
     // A second start in one process (tests) keeps the first's subscriber.
     let _ = tracing_subscriber::registry().with(traces).with(logs.with_filter(filter)).try_init();
     TRACES.store(provider.is_some(), Ordering::Relaxed);

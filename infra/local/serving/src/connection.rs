@@ -1,6 +1,7 @@
 //! Requests to one replica over connections that are kept open.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
@@ -13,6 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// Largest body of an answer, bytes.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -27,22 +29,26 @@ pub(crate) enum Failure {
     NotSent(io::Error, Box<Request<Full<Bytes>>>),
     /// It may have been worked on.
     Broken(String),
+    /// The time for the request was over; it may have been worked on.
+    TimedOut,
 }
 
 /// The connections to one address.
 pub(crate) struct Connections {
     address: SocketAddr,
+    /// Cancelled once the process at the address hangs: whoever waits for it is set free.
+    hung: CancellationToken,
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
 
 impl Connections {
-    pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: Mutex::default() }
+    pub(crate) fn new(address: SocketAddr, hung: CancellationToken) -> Self {
+        Self { address, hung, idle: Mutex::default() }
     }
 
     pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
         while let Some(mut sender) = self.kept() {
-            if sender.ready().await.is_err() {
+            if self.unless_hung(sender.ready()).await.is_none_or(|ready| ready.is_err()) {
                 continue;
             }
             match self.exchange(sender, request).await {
@@ -50,9 +56,18 @@ impl Connections {
                 answered => return answered,
             }
         }
-        match self.connect().await {
-            Ok(sender) => self.exchange(sender, request).await,
-            Err(error) => Err(Failure::NotSent(error, Box::new(request))),
+        match self.unless_hung(self.connect()).await {
+            Some(Ok(sender)) => self.exchange(sender, request).await,
+            Some(Err(error)) => Err(Failure::NotSent(error, Box::new(request))),
+            None => Err(Failure::NotSent(io::ErrorKind::ConnectionAborted.into(), Box::new(request))),
+        }
+    }
+
+    async fn unless_hung<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.hung.cancelled() => None,
         }
     }
 
@@ -83,6 +98,16 @@ impl Connections {
     }
 
     async fn exchange(
+        &self,
+        sender: Sender,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, Failure> {
+        let answer = self.unless_hung(self.exchange_on(sender, request)).await;
+        answer.unwrap_or_else(|| Err(Failure::Broken("it hung and was killed".to_owned())))
+    }
+
+    /// A connection is kept only after a whole answer; one that is given up before is closed.
+    async fn exchange_on(
         &self,
         mut sender: Sender,
         request: Request<Full<Bytes>>,

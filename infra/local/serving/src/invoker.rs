@@ -7,9 +7,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use shared::error::Problem;
-use tokio::time::timeout;
 
-use crate::function::{Function, Outcome, Refusal};
+use crate::{
+    function::{Function, Outcome},
+    pool::Refusal,
+};
 
 /// Headers that concern one connection (RFC 9110, 7.6.1), and those that the client writes itself. All that begin with
 /// [`PROXY`] do so too.
@@ -57,20 +59,19 @@ impl Invoker {
             );
         };
         let request = outgoing(function, request);
-        let mut visit = found.enter();
-        match timeout(found.spec.timeout, visit.send(request)).await {
-            Ok(Ok(mut response)) => {
+        match found.send(request).await {
+            Ok(mut response) => {
                 strip(response.headers_mut());
                 response
             }
-            Ok(Err(outcome)) => failure(function, outcome),
-            Err(_) => {
+            Err(Outcome::TimedOut) => {
                 let seconds = found.spec.timeout.as_secs_f64();
                 refuse(
                     StatusCode::GATEWAY_TIMEOUT,
                     format!("`{function}` did not answer within its timeout of {seconds} s"),
                 )
             }
+            Err(outcome) => failure(function, outcome),
         }
     }
 }
@@ -127,7 +128,8 @@ fn failure(function: &str, outcome: Outcome) -> Response<Bytes> {
         Outcome::Refused(Refusal::Stopping) => {
             (503, "the runtime ends; try again once it is back".to_owned())
         }
-        Outcome::Refused(Refusal::Hopeless(why)) => {
+        Outcome::TimedOut => (504, format!("`{function}` did not answer in time")),
+        Outcome::Refused(Refusal::CrashLoop(why)) => {
             (503, format!("`{function}` ends whenever it is started: {why}"))
         }
     };

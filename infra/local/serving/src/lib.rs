@@ -4,11 +4,19 @@
 pub mod autoscaler;
 mod buckets;
 mod connection;
+mod crashes;
 mod function;
 mod gateway;
 mod invoker;
+mod lease;
+mod lifecycle;
+mod liveness;
+mod load;
+mod pool;
+mod process;
 mod replica;
 pub mod status;
+pub mod supervise;
 
 use std::{
     collections::BTreeMap,
@@ -24,16 +32,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     autoscaler::{AnnotationError, Settings},
-    function::{Function, Surroundings},
+    function::{Context, Function},
     status::{Change, FunctionStatus},
+    supervise::{TaskHealth, supervise},
 };
 pub use crate::{
     invoker::Invoker,
-    replica::{Launch, Launched, Launcher, Processes},
+    liveness::LivenessProbe,
+    process::{Launch, Launched, Launcher, Processes},
 };
 
 /// How often concurrency is sampled; the autoscaler decides at every second sample.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+/// How long a process may take to its first answer, unless told otherwise.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a function's manifest says.
 #[derive(Debug, Clone)]
@@ -48,6 +61,25 @@ pub struct FunctionSpec {
     pub annotations: BTreeMap<String, String>,
     /// Variables of its container.
     pub env: Vec<(String, String)>,
+    /// Most time from a process' start to its first answer; then it is killed.
+    pub start_timeout: Duration,
+    /// How its replicas are probed.
+    pub liveness: LivenessProbe,
+}
+
+impl FunctionSpec {
+    /// A function with Knative's defaults: any number of requests at once, 300 s for each.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            container_concurrency: 0,
+            timeout: Duration::from_secs(300),
+            annotations: BTreeMap::new(),
+            env: Vec::new(),
+            start_timeout: START_TIMEOUT,
+            liveness: LivenessProbe::default(),
+        }
+    }
 }
 
 /// A manifest that cannot be served.
@@ -61,7 +93,7 @@ pub struct SpecError {
 /// The functions, served.
 pub struct Serving {
     functions: Arc<BTreeMap<String, Arc<Function>>>,
-    around: Surroundings,
+    context: Context,
 }
 
 impl Serving {
@@ -71,11 +103,11 @@ impl Serving {
     /// An autoscaling annotation is wrong.
     pub fn start(specs: Vec<FunctionSpec>, launcher: impl Launcher) -> Result<Self, SpecError> {
         let serving = Self::unclocked(specs, launcher)?;
-        let (functions, stop) = (serving.functions.clone(), serving.around.stop.clone());
-        serving.around.tasks.spawn(async move {
+        let (functions, context) = (serving.functions.clone(), serving.context.clone());
+        serving.context.tasks.spawn(async move {
             tokio::select! {
-                () = clock(&functions) => {}
-                () = stop.cancelled() => {}
+                () = supervise("autoscaler", &context.health, || clock(&functions)) => {}
+                () = context.stop.cancelled() => {}
             }
         });
         Ok(serving)
@@ -83,10 +115,11 @@ impl Serving {
 
     /// Without the autoscaler's clock.
     fn unclocked(specs: Vec<FunctionSpec>, launcher: impl Launcher) -> Result<Self, SpecError> {
-        let around = Surroundings {
+        let context = Context {
             launcher: Arc::new(launcher),
             changes: broadcast::Sender::new(256),
             tasks: TaskTracker::new(),
+            health: TaskHealth::default(),
             stop: CancellationToken::new(),
         };
         // All manifests are read before anything starts.
@@ -96,9 +129,9 @@ impl Serving {
         };
         let read: Vec<_> = specs.into_iter().map(read).collect::<Result<_, _>>()?;
         let new = |(spec, settings): (FunctionSpec, Settings)| {
-            (spec.name.clone(), Function::new(spec, settings, around.clone()))
+            (spec.name.clone(), Function::new(spec, settings, context.clone()))
         };
-        Ok(Self { functions: Arc::new(read.into_iter().map(new).collect()), around })
+        Ok(Self { functions: Arc::new(read.into_iter().map(new).collect()), context })
     }
 
     /// Sends requests to the functions.
@@ -125,15 +158,21 @@ impl Serving {
     /// What happens from now on.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.around.changes.subscribe()
+        self.context.changes.subscribe()
+    }
+
+    /// Panics of the tasks behind the functions; others may add theirs.
+    #[must_use]
+    pub fn health(&self) -> TaskHealth {
+        self.context.health.clone()
     }
 
     /// Ends every replica, each once it has answered its requests; afterwards none is left.
     pub async fn shutdown(&self) {
-        self.around.stop.cancel();
+        self.context.stop.cancel();
         self.functions.values().for_each(|f| f.stop());
-        self.around.tasks.close();
-        self.around.tasks.wait().await;
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
     }
 }
 

@@ -1,166 +1,122 @@
-//! One function process: started with its socket already listening, ended by SIGTERM, then SIGKILL.
-//! Knows nothing of HTTP; whoever starts it talks to its address.
+//! One replica that takes requests: its connections, its requests in flight and whether it still answers.
+//! Knows nothing of the pool that it is in.
 
 use std::{
-    fs::{File, OpenOptions},
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use command_fds::{CommandFdExt, FdMapping};
-use futures_util::future::BoxFuture;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    process::{Child, Command},
-    time::timeout,
-};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header::HOST};
+use http_body_util::Full;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::FunctionSpec;
+use crate::{
+    connection::{Connections, Failure},
+    process::Launched,
+    status::ReplicaStatus,
+};
 
-/// The first file descriptor that systemd's protocol passes.
-const LISTEN_FD: i32 = 3;
-
-/// Starts replicas of functions; tests bring one that starts no process.
-pub trait Launcher: Send + Sync + 'static {
-    /// Starts one replica, which may be asked at its address from now on.
-    ///
-    /// # Errors
-    /// It could not be started.
-    fn launch(&self, spec: &FunctionSpec) -> io::Result<Launched>;
-
-    /// Where people read what a function's replicas log.
-    fn log_of(&self, function: &str) -> String;
+/// A process that answers requests.
+pub(crate) struct Replica {
+    pid: u32,
+    started: DateTime<Utc>,
+    connections: Connections,
+    /// Changed only under the pool's lock.
+    in_flight: AtomicU32,
+    /// Answers to requests, probes not included: any of them proves that the process is alive.
+    answers: AtomicU64,
+    /// The last liveness probe failed; others are preferred.
+    suspect: AtomicBool,
+    /// Cancelled once it gets no more requests.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled once its liveness probes failed: what it was sent is given up.
+    pub(crate) hung: CancellationToken,
+    drained: Notify,
 }
 
-/// A replica that was started.
-pub struct Launched {
-    /// Its process.
-    pub pid: u32,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Cancelled to end it.
-    pub stop: CancellationToken,
-    /// Ends when it has ended, and says how.
-    pub ended: BoxFuture<'static, String>,
-}
-
-/// What to start for a function.
-#[derive(Debug, Clone)]
-pub struct Launch {
-    /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// Variables on top of the inherited ones.
-    pub env: Vec<(String, String)>,
-}
-
-/// Starts replicas as child processes that cannot outlive this one.
-pub struct Processes {
-    launch: Box<dyn Fn(&FunctionSpec) -> Launch + Send + Sync>,
-    logs: PathBuf,
-    grace: Duration,
-}
-
-impl Processes {
-    /// Children log into `logs`; one that ignores SIGTERM is killed after `grace`.
-    pub fn new(
-        launch: impl Fn(&FunctionSpec) -> Launch + Send + Sync + 'static,
-        logs: impl Into<PathBuf>,
-        grace: Duration,
-    ) -> Self {
-        Self { launch: Box::new(launch), logs: logs.into(), grace }
+impl Replica {
+    pub(crate) fn new(process: &Launched, started: DateTime<Utc>) -> Self {
+        let hung = CancellationToken::new();
+        Self {
+            pid: process.pid,
+            started,
+            connections: Connections::new(process.address, hung.clone()),
+            in_flight: AtomicU32::new(0),
+            answers: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            hung,
+            drained: Notify::new(),
+        }
     }
 
-    fn log_path(&self, function: &str) -> PathBuf {
-        self.logs.join(format!("{function}.log"))
-    }
-}
-
-impl Launcher for Processes {
-    fn launch(&self, spec: &FunctionSpec) -> io::Result<Launched> {
-        // It listens before the child exists, so that nobody need ask whether the child is ready.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        let log = append(&self.log_path(&spec.name))?;
-        let mut command = command(&(self.launch)(spec), spec, address.port());
-        command.stdout(log.try_clone()?).stderr(log);
-        command
-            .fd_mappings(vec![FdMapping { parent_fd: OwnedFd::from(listener), child_fd: LISTEN_FD }])
-            .map_err(io::Error::other)?;
-        let child = command.spawn()?;
-        // With the command goes this side's socket: a dead child's port then refuses instead of hanging.
-        drop(command);
-        let pid = child.id().unwrap_or_default();
-        let (stop, grace) = (CancellationToken::new(), self.grace);
-        let ended = Box::pin(watch(child, stop.clone(), grace));
-        Ok(Launched { pid, address, stop, ended })
+    /// Requests in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
     }
 
-    fn log_of(&self, function: &str) -> String {
-        self.log_path(function).display().to_string()
+    /// Answers to requests so far.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Relaxed)
     }
-}
 
-fn append(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+    /// Those that answer come first, then those with fewer requests.
+    pub(crate) fn preference(&self) -> (bool, u32) {
+        (self.suspect.load(Relaxed), self.in_flight())
     }
-    OpenOptions::new().create(true).append(true).open(path)
-}
 
-fn command(launch: &Launch, spec: &FunctionSpec, port: u16) -> Command {
-    let mut command = Command::new(&launch.program);
-    command
-        .args(&launch.args)
-        // One port cannot be shared by replicas, and a process id of the protocol would not be the child's.
-        .env_remove("METRICS_PORT")
-        .env_remove("LISTEN_PID")
-        .envs(launch.env.iter().map(|(k, v)| (k, v)))
-        .envs(spec.env.iter().map(|(k, v)| (k, v)))
-        .env("PORT", port.to_string())
-        .env("K_SERVICE", &spec.name)
-        .env("K_CONFIGURATION", &spec.name)
-        .env("K_REVISION", format!("{}-00001", spec.name))
-        .env("LISTEN_FDS", "1")
-        // SIGKILL of this process closes the pipe, which ends the child.
-        .env("LIFELINE", "stdin")
-        .stdin(Stdio::piped())
-        // Ctrl-C is for this process alone, which ends its children once their requests are answered.
-        .process_group(0)
-        .kill_on_drop(true);
-    command
-}
+    pub(crate) fn set_suspect(&self, suspect: bool) {
+        self.suspect.store(suspect, Relaxed);
+    }
 
-/// Waits for the child's end; asks for it when told to.
-async fn watch(mut child: Child, stop: CancellationToken, grace: Duration) -> String {
-    // `wait` would close the lifeline at once.
-    let lifeline = child.stdin.take();
-    let how = tokio::select! {
-        status = child.wait() => status,
-        () = stop.cancelled() => end(&mut child, grace).await,
-    };
-    drop(lifeline);
-    match how {
-        Ok(status) => status.to_string(),
-        Err(error) => error.to_string(),
+    /// Counts a request in. Called under the pool's lock.
+    pub(crate) fn take_permit(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request out. Called under the pool's lock.
+    pub(crate) fn return_permit(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 && self.draining.is_cancelled() {
+            self.drained.notify_one();
+        }
+    }
+
+    /// Ends once it gets no more requests and has answered all.
+    pub(crate) async fn drained(&self) {
+        self.draining.cancelled().await;
+        while self.in_flight() > 0 {
+            self.drained.notified().await;
+        }
+        self.connections.close_idle();
+    }
+
+    /// Sends a request of a client.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
+        let answer = self.connections.send(request).await;
+        if answer.is_ok() {
+            self.answers.fetch_add(1, Relaxed);
+        }
+        answer
+    }
+
+    /// `GET path`, as a kubelet's probe asks. The connection waits in the kernel until the process takes it.
+    pub(crate) async fn probe(&self, path: &Uri) -> Result<StatusCode, Failure> {
+        let mut request = Request::new(Full::<Bytes>::default());
+        *request.uri_mut() = path.clone();
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+        self.connections.send(request).await.map(|answer| answer.status())
+    }
+
+    pub(crate) fn status(&self) -> ReplicaStatus {
+        ReplicaStatus { pid: self.pid, in_flight: self.in_flight(), started: self.started }
     }
 }
 
-async fn end(child: &mut Child, grace: Duration) -> io::Result<std::process::ExitStatus> {
-    // Not waited for yet, so the number still is this child's.
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        kill_process(pid, Signal::TERM)?;
-    }
-    if let Ok(status) = timeout(grace, child.wait()).await {
-        return status;
-    }
-    child.kill().await?;
-    child.wait().await
+/// Whether nobody listens there any more; anything else (no file descriptors, say) is this side's fault.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | ConnectionAborted)
 }

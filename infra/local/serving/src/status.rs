@@ -21,6 +21,12 @@ pub struct FunctionStatus {
     pub queued: usize,
     /// The latest, oldest first.
     pub cold_starts: Vec<ColdStart>,
+    /// Processes that ended without being asked to, since the runtime began.
+    pub crashes: u64,
+    /// Whether it ends whenever it is started.
+    pub crash_loop: bool,
+    /// Why the last one ended, with its last words.
+    pub last_error: Option<String>,
 }
 
 /// One replica.

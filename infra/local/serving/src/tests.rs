@@ -1,7 +1,7 @@
 //! Requests, replicas and their number, against replicas that run in this process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::TcpListener,
     sync::{
@@ -17,7 +17,7 @@ use http_body_util::Full;
 use shared::serve::serve_with;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FunctionSpec, Launched, Launcher, Serving};
+use crate::{FunctionSpec, Launched, Launcher, LivenessProbe, Serving, status::Change};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -33,18 +33,33 @@ struct Seen {
     under_way: Mutex<BTreeMap<u32, usize>>,
     most_in_one: AtomicUsize,
     requests: AtomicUsize,
+    /// Requests that were worked on to their end.
+    done: AtomicUsize,
+    /// Replicas that answer nothing any more.
+    hung: Mutex<BTreeSet<u32>>,
+    /// Starts that fail, and starts that panic.
+    failing: AtomicU32,
+    panicking: AtomicU32,
     /// Ends the replica of that number.
     stops: Mutex<BTreeMap<u32, CancellationToken>>,
 }
 
 impl Launcher for Fakes {
     fn launch(&self, _: &FunctionSpec) -> io::Result<Launched> {
+        if self.seen.panicking.load(SeqCst) > 0 {
+            self.seen.panicking.fetch_sub(1, SeqCst);
+            panic!("the launcher broke");
+        }
+        if self.seen.failing.load(SeqCst) > 0 {
+            self.seen.failing.fetch_sub(1, SeqCst);
+            return Err(io::Error::other("no room"));
+        }
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let number = self.seen.launched.fetch_add(1, SeqCst) + 1;
-        let stop = CancellationToken::new();
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         self.seen.stops.lock().unwrap().insert(number, stop.clone());
         let (seen, ended) = (self.seen.clone(), stop.clone());
         let server = tokio::spawn(serve_with(
@@ -54,9 +69,14 @@ impl Launcher for Fakes {
             },
             async move { ended.cancelled().await },
         ));
-        let ended =
-            Box::pin(async move { server.await.map_or_else(|e| e.to_string(), |()| "ended".to_owned()) });
-        Ok(Launched { pid: number, address, stop, ended })
+        let killed = kill.clone();
+        let ended = Box::pin(async move {
+            tokio::select! {
+                ended = server => ended.map_or_else(|e| e.to_string(), |()| "ended".to_owned()),
+                () = killed.cancelled() => "killed".to_owned(),
+            }
+        });
+        Ok(Launched { pid: number, address, stop, kill, ended })
     }
 
     fn log_of(&self, function: &str) -> String {
@@ -65,6 +85,9 @@ impl Launcher for Fakes {
 }
 
 async fn answer(seen: Arc<Seen>, number: u32, path: String) -> http::Response<Full<Bytes>> {
+    if seen.hung.lock().unwrap().contains(&number) {
+        std::future::pending::<()>().await;
+    }
     if path != "/healthz" {
         let earlier = seen.requests.fetch_add(1, SeqCst);
         // Its connection breaks, as when its process is killed.
@@ -79,6 +102,7 @@ async fn answer(seen: Arc<Seen>, number: u32, path: String) -> http::Response<Fu
         let takes = if path == "/slow" { DEADLINE } else { Duration::from_millis(20) };
         tokio::time::sleep(takes).await;
         *seen.under_way.lock().unwrap().entry(number).or_default() -= 1;
+        seen.done.fetch_add(1, SeqCst);
     }
     http::Response::new(Full::default())
 }
@@ -88,11 +112,32 @@ fn spec(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
         .iter()
         .map(|(name, value)| (format!("autoscaling.knative.dev/{name}"), (*value).to_owned()));
     FunctionSpec {
-        name: "f".to_owned(),
         container_concurrency: concurrency,
         timeout: Duration::from_secs(10),
         annotations: named.collect(),
-        env: Vec::new(),
+        ..FunctionSpec::named("f")
+    }
+}
+
+/// The same, with a hung replica found soon.
+fn probed(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
+    let liveness = LivenessProbe {
+        period: Duration::from_millis(20),
+        timeout: Duration::from_millis(200),
+        ..LivenessProbe::default()
+    };
+    FunctionSpec { timeout: DEADLINE, liveness, ..spec(concurrency, annotations) }
+}
+
+fn post(path: &str) -> Request<Bytes> {
+    Request::post(path).body(Bytes::new()).unwrap()
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !what() {
+        assert!(started.elapsed() < DEADLINE);
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -210,4 +255,126 @@ async fn an_idle_function_goes_to_zero_and_a_request_brings_it_back() {
     assert!(serving.status()[0].replicas.is_empty());
     assert_eq!(invoker.send("f", get("/")).await.status(), 200);
     assert_eq!(fakes.seen.launched.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_replica_that_hangs_is_replaced_and_its_requests_go_elsewhere_or_end() {
+    let fakes = Fakes::default();
+    let serving = Serving::unclocked(vec![probed(2, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let invoker = serving.invoker();
+    assert_eq!(invoker.send("f", get("/")).await.status(), 200);
+    fakes.seen.hung.lock().unwrap().insert(1);
+    // The first two are in flight when it is found out, the others wait.
+    let requests = [post("/"), get("/"), post("/"), get("/")].map(|request| invoker.send("f", request));
+    let mut statuses = Vec::new();
+    for answer in futures_util::future::join_all(requests).await {
+        statuses.push(answer.status());
+    }
+    assert_eq!(statuses, [502, 200, 200, 200]);
+    assert_eq!(fakes.seen.launched.load(SeqCst), 2);
+    let status = &serving.status()[0];
+    assert_eq!((status.crashes, status.replicas[0].in_flight), (1, 0));
+    assert!(status.last_error.as_ref().unwrap().contains("liveness"), "{status:?}");
+    serving.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_busy_is_not_taken_for_one_that_hangs() {
+    let fakes = Fakes::default();
+    let mut busy = probed(100, &[("max-scale", "1")]);
+    // No probe can be answered in time.
+    busy.liveness.timeout = Duration::ZERO;
+    busy.liveness.period = Duration::from_millis(200);
+    let serving = Serving::unclocked(vec![busy], fakes.clone()).unwrap();
+    let invoker = serving.invoker();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(2) {
+        let (one, two) = tokio::join!(invoker.send("f", post("/")), invoker.send("f", get("/")));
+        assert_eq!([one.status(), two.status()], [200, 200]);
+    }
+    assert_eq!(serving.status()[0].crashes, 0);
+}
+
+#[tokio::test]
+async fn a_process_that_hangs_at_its_start_is_killed() {
+    let fakes = Fakes::default();
+    fakes.seen.hung.lock().unwrap().extend(1..=10);
+    let patient =
+        FunctionSpec { start_timeout: Duration::from_millis(50), timeout: DEADLINE, ..spec(1, &[]) };
+    let serving = Serving::unclocked(vec![patient], fakes.clone()).unwrap();
+    let answer = serving.invoker().send("f", get("/")).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let detail = String::from_utf8_lossy(answer.body()).into_owned();
+    assert!(detail.contains("did not answer within"), "{detail}");
+    assert_eq!(fakes.seen.launched.load(SeqCst), 3);
+}
+
+#[tokio::test]
+async fn clients_that_hang_up_at_any_moment_leave_nothing_behind() {
+    let fakes = Fakes::default();
+    let serving = Serving::unclocked(vec![spec(2, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let invoker = serving.invoker();
+    for round in 0..100_u64 {
+        let patience = Duration::from_micros(round * 500);
+        let requests = (0..6).map(|n| {
+            let (invoker, request) = (invoker.clone(), if n % 2 == 0 { get("/") } else { post("/") });
+            async move { tokio::time::timeout(patience, invoker.send("f", request)).await }
+        });
+        futures_util::future::join_all(requests).await;
+        assert_eq!(serving.status()[0].queued, 0, "after {patience:?}");
+    }
+    until(|| serving.status()[0].replicas.iter().all(|replica| replica.in_flight == 0)).await;
+    assert_eq!(serving.functions["f"].pool().load.level(), 0.0);
+    let statuses = statuses(&serving, 20).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    serving.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_was_sent_goes_to_its_end_when_its_client_hangs_up() {
+    let fakes = Fakes::default();
+    let serving = Serving::unclocked(vec![spec(1, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let invoker = serving.invoker();
+    let sent = tokio::spawn(async move { invoker.send("f", post("/")).await });
+    until(|| fakes.seen.requests.load(SeqCst) == 1).await;
+    sent.abort();
+    until(|| serving.status()[0].replicas[0].in_flight == 0).await;
+    assert_eq!(fakes.seen.done.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_panic_while_a_replica_starts_is_told_and_the_next_one_starts() {
+    let fakes = Fakes::default();
+    fakes.seen.panicking.store(2, SeqCst);
+    let serving = Serving::unclocked(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
+    assert_eq!(serving.invoker().send("f", get("/")).await.status(), 200);
+    let failures = serving.health().failures();
+    assert_eq!((failures[0].panics, failures[0].last_error.as_str()), (2, "the launcher broke"));
+    assert_eq!(serving.status()[0].starting, 0);
+}
+
+#[tokio::test]
+async fn a_crash_loop_is_told_once_with_its_reason_and_ends() {
+    let fakes = Fakes::default();
+    fakes.seen.failing.store(6, SeqCst);
+    let serving = Serving::unclocked(vec![spec(1, &[("min-scale", "1")])], fakes).unwrap();
+    let mut changes = serving.changes();
+    let invoker = serving.invoker();
+    let refused = invoker.send("f", get("/")).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(String::from_utf8_lossy(refused.body()).contains("no room"));
+    let started = Instant::now();
+    while invoker.send("f", get("/")).await.status() != 200 {
+        assert!(started.elapsed() < DEADLINE);
+    }
+    let mut told = Vec::new();
+    while let Ok(change) = changes.try_recv() {
+        if let Change::Crashed { why, .. } = change {
+            told.push(why);
+        }
+    }
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].contains("crash loop"), "{told:?}");
+    let status = &serving.status()[0];
+    assert_eq!((status.crashes, status.crash_loop), (6, false));
 }

@@ -1,0 +1,99 @@
+//! The folder of everything embedded: used by one runtime at a time, and watched, since it may be removed or replaced
+//! while the system runs. Nothing is started on a folder that is not the one that was opened.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError, create_dir_all},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context, bail};
+
+use crate::log_file::{has_name, identity};
+
+const LOCK: &str = "runtime.lock";
+
+/// A data folder.
+pub(crate) struct DataFolder {
+    path: PathBuf,
+    identity: (u64, u64),
+    /// Two runtimes on the same data would send every event twice. The kernel frees the lock when its holder dies.
+    lock: Mutex<Option<File>>,
+}
+
+impl DataFolder {
+    /// Makes the folder where it is not there.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+        let path = path.canonicalize()?;
+        let identity = identity(&path.metadata()?);
+        Ok(Self { path, identity, lock: Mutex::default() })
+    }
+
+    /// Its absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the folder for this runtime.
+    pub(crate) fn lock(&self) -> anyhow::Result<()> {
+        let path = self.path.join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => bail!(
+                "the system runs on {} already; stop it, or give another folder with --data",
+                self.path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    /// Whether the folder is still the one that was opened; says what is wrong and what to do. A lock that was removed
+    /// alone is made and taken again.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let same = self.path.metadata().is_ok_and(|metadata| identity(&metadata) == self.identity);
+        if !same {
+            return Err(format!(
+                "the data folder {} was removed or replaced while the system runs; restart the system",
+                self.path.display()
+            ));
+        }
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = lock.as_ref().is_some_and(|file| !has_name(file, &self.path.join(LOCK)));
+        drop(lock);
+        if lost { self.lock().map_err(|error| format!("{error:#}")) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_was_removed_or_replaced_is_told() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let folder = DataFolder::open(&path).unwrap();
+        folder.lock().unwrap();
+        assert!(DataFolder::open(&path).unwrap().lock().is_err());
+        folder.check().unwrap();
+        fs::remove_file(path.join(LOCK)).unwrap();
+        folder.check().unwrap();
+        assert!(DataFolder::open(&path).unwrap().lock().is_err(), "the lock was not taken again");
+        fs::rename(&path, parent.path().join("moved")).unwrap();
+        assert!(folder.check().unwrap_err().contains("removed or replaced"));
+        fs::create_dir(&path).unwrap();
+        assert!(folder.check().unwrap_err().contains("removed or replaced"));
+        fs::remove_dir(&path).unwrap();
+        fs::rename(parent.path().join("moved"), &path).unwrap();
+        folder.check().unwrap();
+    }
+}

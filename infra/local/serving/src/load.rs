@@ -1,0 +1,40 @@
+//! Concurrency of one function over time: requests in flight and waiting. Uses the monotonic clock alone, so that a
+//! step of the wall clock neither keeps nor stops a replica.
+
+use std::time::Instant;
+
+/// The integral of concurrency since the last sample.
+pub(crate) struct Load {
+    level: f64,
+    area: f64,
+    since: Instant,
+    sampled: Instant,
+}
+
+impl Load {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { level: 0.0, area: 0.0, since: now, sampled: now }
+    }
+
+    /// Requests at this moment.
+    pub(crate) fn level(&self) -> f64 {
+        self.level
+    }
+
+    /// Adds `by` requests, or takes them away.
+    pub(crate) fn change(&mut self, by: f64) {
+        let now = Instant::now();
+        self.area += self.level * now.saturating_duration_since(self.since).as_secs_f64();
+        self.since = now;
+        self.level += by;
+    }
+
+    /// The average concurrency since the last sample.
+    pub(crate) fn sample(&mut self) -> f64 {
+        self.change(0.0);
+        let seconds = self.since.saturating_duration_since(self.sampled).as_secs_f64();
+        let average = if seconds > 0.0 { self.area / seconds } else { self.level };
+        (self.area, self.sampled) = (0.0, self.since);
+        average
+    }
+}

@@ -1,0 +1,94 @@
+//! Tasks that everything depends on: a panic in one is caught, logged and remembered, and the task begins again.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use serde::Serialize;
+use tokio::time::sleep;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// Panics of tasks, by the task's name; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct TaskHealth(Arc<Mutex<BTreeMap<String, TaskFailures>>>);
+
+/// How often a task panicked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskFailures {
+    /// The task.
+    pub name: String,
+    /// Panics since the start.
+    pub panics: u64,
+    /// What the last one said.
+    pub last_error: String,
+}
+
+impl TaskHealth {
+    /// Remembers and logs a panic.
+    pub fn record(&self, name: &str, message: &str) {
+        tracing::error!(task = name, error = message, "a task panicked and begins again");
+        let mut failures = self.lock();
+        let failure = failures.entry(name.to_owned()).or_insert_with(|| TaskFailures {
+            name: name.to_owned(),
+            panics: 0,
+            last_error: String::new(),
+        });
+        failure.panics += 1;
+        message.clone_into(&mut failure.last_error);
+    }
+
+    /// The tasks that panicked, by name.
+    #[must_use]
+    pub fn failures(&self) -> Vec<TaskFailures> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, TaskFailures>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what `task` makes until it returns; after a panic makes it anew, each time after a longer wait.
+pub async fn supervise<F: Future<Output = ()>>(name: &str, health: &TaskHealth, mut task: impl FnMut() -> F) {
+    let mut backoff = FIRST_BACKOFF;
+    while let Err(panic) = AssertUnwindSafe(async { task().await }).catch_unwind().await {
+        health.record(name, &panic_message(&*panic));
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+/// What a panic said.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_begins_again_and_is_remembered() {
+        let (health, mut begun) = (TaskHealth::default(), 0);
+        let task = || {
+            begun += 1;
+            let begun = begun;
+            async move { assert!(begun > 2, "it broke") }
+        };
+        supervise("clock", &health, task).await;
+        let failures = health.failures();
+        assert_eq!((failures[0].name.as_str(), failures[0].panics), ("clock", 2));
+        assert_eq!(failures[0].last_error, "it broke");
+    }
+}

@@ -1,0 +1,107 @@
+//! Which stores a command works on: refuses those that mix real services with embedded defaults, and names stores
+//! without their secrets.
+
+use shared::config::ConfigError;
+
+const LOG: &str = "LOG_URL";
+/// The keys that name stores.
+const URLS: [&str; 3] = [LOG, "MASTER_URL", "VIEWS_URL"];
+
+/// What a command writes to beside the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The log alone.
+    Log,
+    /// The stores of functions that it starts itself.
+    Functions,
+}
+
+/// Refuses a command when one URL names a server and another one that it needs is not set: the embedded default would
+/// take what belongs to the servers. `get` finds a key's value.
+pub(crate) fn refuse_mix(get: impl Fn(&str) -> Option<String>, reach: Reach) -> Result<(), ConfigError> {
+    let is_remote = |key: &&str| get(key).is_some_and(|url| !url.starts_with("sqlite:"));
+    let Some(remote) = URLS.into_iter().find(is_remote) else { return Ok(()) };
+    let needed: &[&str] = match reach {
+        Reach::Log => &[LOG],
+        Reach::Functions => &URLS,
+    };
+    match needed.iter().find(|key| get(key).is_none()) {
+        Some(missing) => Err(ConfigError::new(
+            missing,
+            format!(
+                "is not set, so this would use the embedded default although {remote} is {}; set all of {}, or send to \
+                 the functions behind a gateway with --via URL",
+                without_secrets(&get(remote).unwrap_or_default()),
+                URLS.join(", ")
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A store's URL without user, password and query. Where it cannot be told what is secret, only the scheme is left.
+pub(crate) fn without_secrets(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return if url.starts_with("sqlite:") { url.to_owned() } else { "…".to_owned() };
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    // A password with an unencoded `/` or `?` looks like host and path.
+    if path.contains('@') {
+        return format!("{scheme}://…");
+    }
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KAFKA: (&str, &str) = ("LOG_URL", "kafka://k:9092/user");
+    const MYSQL: (&str, &str) = ("MASTER_URL", "mysql://u:p@m/db");
+    const CASSANDRA: (&str, &str) = ("VIEWS_URL", "cassandra://c/lambda");
+
+    fn refused(set: &[(&str, &str)], reach: Reach) -> Option<String> {
+        let get = |key: &str| set.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned());
+        refuse_mix(get, reach).err().map(|error| error.key)
+    }
+
+    #[test]
+    fn servers_are_never_mixed_with_embedded_defaults() {
+        let cases: &[(&[_], Reach, Option<&str>)] = &[
+            (&[], Reach::Functions, None),
+            (&[KAFKA, MYSQL, CASSANDRA], Reach::Functions, None),
+            (&[KAFKA], Reach::Functions, Some("MASTER_URL")),
+            (&[KAFKA, MYSQL], Reach::Functions, Some("VIEWS_URL")),
+            (&[KAFKA, CASSANDRA], Reach::Functions, Some("MASTER_URL")),
+            (&[MYSQL], Reach::Functions, Some("LOG_URL")),
+            (&[CASSANDRA, MYSQL], Reach::Functions, Some("LOG_URL")),
+            // A default that was asked for is no default.
+            (&[KAFKA, ("MASTER_URL", "sqlite:m.db"), CASSANDRA], Reach::Functions, None),
+            (&[("LOG_URL", "sqlite:l.db")], Reach::Functions, None),
+            (&[KAFKA], Reach::Log, None),
+            (&[MYSQL], Reach::Log, Some("LOG_URL")),
+        ];
+        for (set, reach, missing) in cases {
+            assert_eq!(refused(set, *reach).as_deref(), *missing, "{set:?} {reach:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_named_without_its_secrets() {
+        for (url, named) in [
+            ("sqlite:data/log.db", "sqlite:data/log.db"),
+            ("kafka://a:1,b:2/user?sasl.password=geheim", "kafka://a:1,b:2/user"),
+            ("mysql://app:geheim@db:3306/lambda", "mysql://db:3306/lambda"),
+            ("mysql://app:ge@heim@db/lambda", "mysql://db/lambda"),
+            ("mysql://app:geheim/x@db/lambda", "mysql://…"),
+            ("mysql://app:geheim?x@db/lambda", "mysql://…"),
+            ("kafka://a/user?ssl.key.password=x@geheim", "kafka://…"),
+            ("geheim", "…"),
+        ] {
+            assert_eq!(without_secrets(url), named, "{url}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Functions behind a gateway, to which a replay may send instead of starting functions of its own.
+//! Knows no retry; whoever sends decides what a failure means.
+
+use std::{str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use eventing::sink::{Sink, SinkError};
+use http::{Request, Response};
+use reqwest::{Client, Url, redirect::Policy};
+
+use crate::stores::without_secrets;
+
+/// What stands for a function's name in a URL.
+const FUNCTION: &str = "{function}";
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that are read of an answer.
+const ANSWER_LIMIT: usize = 64 * 1024;
+
+/// Where functions are called: a gateway, to which `/function/NAME` is added, or a URL with `{function}` in it, as
+/// Knative's are (`http://{function}.default.example.com`). May hold `user:password@`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Via(String);
+
+impl FromStr for Via {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let template = match text.contains(FUNCTION) {
+            true => text.to_owned(),
+            false => format!("{}/function/{FUNCTION}", text.trim_end_matches('/')),
+        };
+        let via = Self(template);
+        match via.url("f") {
+            Ok(url) if url.scheme() == "http" && url.has_host() && url.query().is_none() => Ok(via),
+            Ok(_) => {
+                Err("give an http:// URL without a query; a tunnel leads to a gateway behind TLS".into())
+            }
+            Err(error) => Err(format!("this is no URL: {error}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Via {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&without_secrets(&self.0))
+    }
+}
+
+impl Via {
+    fn url(&self, function: &str) -> Result<Url, String> {
+        let url = Url::parse(&self.0.replace(FUNCTION, function));
+        url.map_err(|error| error.to_string())
+    }
+}
+
+/// Sends to functions behind a gateway.
+pub(crate) struct ViaSink {
+    via: Via,
+    client: Client,
+}
+
+impl ViaSink {
+    /// Connects when first needed.
+    pub(crate) fn new(via: Via) -> anyhow::Result<Self> {
+        let client =
+            Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).no_proxy().build()?;
+        Ok(Self { via, client })
+    }
+
+    async fn exchange(&self, url: Url, request: Request<Bytes>) -> Result<Response<Bytes>, reqwest::Error> {
+        let (head, body) = request.into_parts();
+        let sending = self.client.request(head.method, url).headers(head.headers).body(body).send();
+        let mut answer = sending.await?;
+        let mut body = BytesMut::new();
+        while body.len() < ANSWER_LIMIT
+            && let Some(chunk) = answer.chunk().await?
+        {
+            body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_LIMIT - body.len())]);
+        }
+        Ok(Response::<reqwest::Body>::from(answer).map(|_| body.freeze()))
+    }
+}
+
+#[async_trait]
+impl Sink for ViaSink {
+    async fn send(&self, function: &str, request: Request<Bytes>) -> Result<Response<Bytes>, SinkError> {
+        // A dead letter names its function; it must not name another host.
+        if !function.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || function.is_empty() {
+            return Err(SinkError(format!("`{function}` is no name of a function")));
+        }
+        let url = self.via.url(function).map_err(SinkError)?;
+        // The URL may hold a password.
+        self.exchange(url, request).await.map_err(|error| SinkError(causes(&error.without_url())))
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    shared::error::Error::unavailable(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_or_a_template_leads_to_a_function() {
+        for (text, url) in [
+            ("http://gateway:8080", "http://gateway:8080/function/store"),
+            ("http://gateway/faas/", "http://gateway/faas/function/store"),
+            ("http://{function}.default.example.com", "http://store.default.example.com/"),
+        ] {
+            assert_eq!(text.parse::<Via>().unwrap().url("store").unwrap().as_str(), url);
+        }
+        for bad in ["gateway", "https://gateway", "http://", "sqlite:x", "http://gateway?x=y"] {
+            assert!(bad.parse::<Via>().is_err(), "{bad}");
+        }
+        assert_eq!("http://a:geheim@g".parse::<Via>().unwrap().to_string(), "http://g/function/{function}");
+    }
+}
