@@ -147,8 +147,11 @@ fn is_refused(case: &Case, answer: Option<Answer>) -> bool {
         return false;
     }
     let detail = answer.problem();
-    // Of what is no CloudEvent at all, 431 is the server's word for headers that are too large.
-    assert!(answer.status == 400 || answer.status == 431, "{what}: {} {detail}", answer.status);
+    // Data that is no JSON is a 415, which names the media type itself.
+    if answer.status == 415 && named == &["datacontenttype"] {
+        return true;
+    }
+    assert_eq!(answer.status, 400, "{what}: {detail}");
     assert!(
         named.iter().any(|name| detail.contains(name)),
         "{what}: the refusal names none of {named:?}: {detail}"
@@ -203,7 +206,7 @@ async fn every_acknowledged_event_arrives_or_ends_in_the_dead_letter() {
 async fn attributes_reach_the_log_as_they_were_meant() {
     let mut app = App::start().await;
     for (sent, name, meant) in [
-        (("ce-source", "/caf%C3%A9%20x"), "ce_source", "/caf\u{e9} x"),
+        (("ce-source", "/caf%C3%A9"), "ce_source", "/caf\u{e9}"),
         (("ce-subject", "\"quoted by an older sender\""), "ce_subject", "quoted by an older sender"),
         (("ce-subject", "Zo%C3%AB%20%22100%20%25%22"), "ce_subject", "Zo\u{eb} \"100 %\""),
         (("ce-spoken", "%E6%97%A5%E6%9C%AC"), "ce_spoken", "日本"),

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinHandle;
+
 use crate::{
     function::{Function, ask_until_ready, probe_until_ready},
     place::{Place, Services},
@@ -21,23 +23,34 @@ const NOISE: Duration = Duration::from_millis(700);
 /// Every function but `ingest`, which has no store that needs tables.
 const WITH_TABLES: [&str; 4] = ["count", "store", "batch", "analytics"];
 
-/// Starts all replicas at once and probes each; answers when the last one was ready.
+/// Starts all replicas at once and probes each; answers how much later than alive the last one was ready. What a
+/// machine needs to start twenty processes is not the store's affair.
 async fn probe_together(folder: &Path, names: &[&str], variables: &[(&'static str, String)]) -> Duration {
-    let started = Instant::now();
     let start = |name: &&str| Function::start(name, folder, variables);
     let replicas: Vec<_> =
         names.iter().flat_map(|name| std::iter::repeat_n(name, REPLICAS)).map(start).collect();
-    let probes: Vec<_> = replicas
-        .iter()
-        .map(|replica| {
+    let probe = |path: &'static str, with_patience: bool| {
+        let probe = move |replica: &Function| {
             let address = replica.address;
-            tokio::spawn(async move { probe_until_ready(address, "/readyz").await })
-        })
-        .collect();
-    for probe in probes {
-        probe.await.unwrap();
-    }
-    started.elapsed()
+            tokio::spawn(async move {
+                match with_patience {
+                    true => ask_until_ready(address, path).await,
+                    false => probe_until_ready(address, path).await,
+                };
+                Instant::now()
+            })
+        };
+        replicas.iter().map(probe).collect::<Vec<_>>()
+    };
+    let (ready, alive) = (probe("/readyz", false), probe("/healthz", true));
+    let last = async |times: Vec<JoinHandle<Instant>>| {
+        let mut last = None;
+        for time in times {
+            last = last.max(Some(time.await.unwrap()));
+        }
+        last.unwrap()
+    };
+    last(ready).await.saturating_duration_since(last(alive).await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +124,9 @@ async fn readiness_is_answered_in_time_while_a_store_hangs() {
             let took = started.elapsed();
             assert_eq!(answer.status, 503, "{name}: {answer:?}");
             let detail = answer.problem();
-            assert!(detail.to_lowercase().contains("connecting"), "{name}: {detail}");
+            // Until the first attempt ends, and then with what came of it.
+            let told = ["connecting", "answer"].iter().any(|word| detail.to_lowercase().contains(word));
+            assert!(told, "{name}: {detail}");
             assert!(took < NOISE, "{name}: answered after {took:?}");
             fastest = fastest.min(took);
         }
