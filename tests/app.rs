@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -23,11 +23,23 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lambda-architecture");
 /// How long `eventually` waits; far more than is needed, since machines are noisy.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
+/// What a system is started with besides its manifests.
+#[derive(Default)]
+pub struct Options {
+    /// Environment variables, which the functions inherit.
+    pub variables: Vec<(&'static str, String)>,
+    /// Most open files of each process.
+    pub open_files: Option<u32>,
+    /// The folder in which the data folder is created, instead of the system's own.
+    pub parent: Option<PathBuf>,
+}
+
 /// A running system.
 pub struct App {
     pub address: SocketAddr,
     pub data: TempDir,
     pub place: Place,
+    options: Options,
     args: Vec<String>,
     runtime: Child,
     client: Client,
@@ -38,24 +50,32 @@ impl App {
     pub async fn start() -> Self {
         match Place::new() {
             // As people do, with what is found in the project's folder.
-            Place::Embedded => Self::run(Place::Embedded, tempfile::tempdir().unwrap(), Vec::new()),
+            Place::Embedded => {
+                Self::run(Place::Embedded, tempfile::tempdir().unwrap(), Options::default(), Vec::new())
+            }
             services => Self::start_with(services, |_, manifest| manifest).await,
         }
     }
 
     /// Starts the system somewhere, with `change` done to each of its manifests, which are given by path and text.
     pub async fn start_with(place: Place, change: impl Fn(&str, String) -> String) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Self::start_as(place, Options::default(), change).await
+    }
+
+    /// Starts the system with options; `change` as in `start_with`.
+    pub async fn start_as(place: Place, options: Options, change: impl Fn(&str, String) -> String) -> Self {
+        let parent = options.parent.clone().unwrap_or_else(std::env::temp_dir);
+        let data = tempfile::tempdir_in(parent).unwrap();
         let manifests = data.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
         let files = place.manifests(&manifests, change);
         let paths = files.iter().map(|file| file.to_str().unwrap().to_owned());
-        Self::run(place, data, std::iter::once("--manifests".to_owned()).chain(paths).collect())
+        Self::run(place, data, options, std::iter::once("--manifests".to_owned()).chain(paths).collect())
     }
 
-    fn run(place: Place, data: TempDir, args: Vec<String>) -> Self {
-        let (runtime, address) = spawn(&place, data.path(), &args);
-        Self { address, data, place, args, runtime, client: Client::new(address) }
+    fn run(place: Place, data: TempDir, options: Options, args: Vec<String>) -> Self {
+        let (runtime, address) = spawn(&place, data.path(), &options, &args);
+        Self { address, data, place, options, args, runtime, client: Client::new(address) }
     }
 
     /// SIGKILLs the runtime and starts it again on the same data.
@@ -67,7 +87,7 @@ impl App {
 
     /// Starts the runtime again, which has ended.
     pub fn restart(&mut self) {
-        (self.runtime, self.address) = spawn(&self.place, self.data.path(), &self.args);
+        (self.runtime, self.address) = spawn(&self.place, self.data.path(), &self.options, &self.args);
         self.client = Client::new(self.address);
     }
 
@@ -116,6 +136,28 @@ impl App {
     /// `GET /analytics`.
     pub async fn analytics(&mut self) -> Value {
         self.get("/service-analytics/analytics").await
+    }
+
+    /// Posts a user until it is acknowledged; answers how often that was refused.
+    pub async fn post_user_until_taken(&mut self, id: Uuid, name: &str) -> u32 {
+        let (deadline, mut refused) = (Instant::now() + DEADLINE, 0);
+        let user = json!({ "id": id, "name": name }).to_string();
+        loop {
+            let answer = self.client.post_json("/ingress/user", user.clone()).await;
+            if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::CREATED) {
+                return refused;
+            }
+            assert!(Instant::now() < deadline, "never acknowledged: {answer:?}");
+            refused += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The dead letters as CloudEvents in JSON, as `dead-letters list --json` prints them.
+    pub fn dead_letters(&self) -> Vec<Value> {
+        let list = self.command(&["dead-letters", "list", "--json"]);
+        assert!(list.status.success(), "{}", String::from_utf8_lossy(&list.stderr));
+        serde_json::from_slice(&list.stdout).unwrap()
     }
 
     /// The newest number of users that analytics knows.
@@ -207,10 +249,30 @@ pub fn program(place: &Place, data: &Path, listen: &str) -> Command {
     command
 }
 
+/// The same command in a shell that limits the number of open files; the shell becomes the command.
+fn limited(command: Command, files: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.current_dir(env!("CARGO_MANIFEST_DIR"));
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(key, value),
+            None => shell.env_remove(key),
+        };
+    }
+    shell
+}
+
 /// Starts the runtime and reads from its first lines where it listens.
-fn spawn(place: &Place, data: &Path, args: &[String]) -> (Child, SocketAddr) {
-    let mut runtime = program(place, data, "127.0.0.1:0")
+fn spawn(place: &Place, data: &Path, options: &Options, args: &[String]) -> (Child, SocketAddr) {
+    let mut command = program(place, data, "127.0.0.1:0");
+    if let Some(files) = options.open_files {
+        command = limited(command, files);
+    }
+    let mut runtime = command
         .args(args)
+        .envs(options.variables.iter().map(|(key, value)| (key, value)))
         .stdout(Stdio::piped())
         .stdin(Stdio::null())
         .spawn()

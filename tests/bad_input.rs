@@ -195,7 +195,6 @@ fn cases() -> Vec<Case> {
         ("PUT", "/ingress/user", 405),
         ("DELETE", "/ingress/user", 405),
         ("PATCH", "/ingress/", 405),
-        ("OPTIONS", "/ingress/", 405),
         ("POST", "/service-analytics/analytics", 405),
         ("POST", "/ingress/healthz", 405),
         ("GET", "/function/count/", 405),

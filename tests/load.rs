@@ -1,4 +1,5 @@
-//! Clients that post users until each is acknowledged, whatever happens to the system meanwhile.
+//! Clients that post users until each is acknowledged, whatever happens to the system meanwhile; beside them, every
+//! function is probed as in a cluster.
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +17,23 @@ use shared::user::User;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::{function::PROBE_TIMEOUT, wire};
+
 /// Clients that post at once.
 const CLIENTS: usize = 64;
 /// How long a client waits that was refused, or that has nothing to post yet.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a prober waits before it asks again where it had an answer.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// Readiness of every function, through the gateway.
+const PROBES: [&str; 5] = [
+    "/ingress/readyz",
+    "/function/count/readyz",
+    "/function/store/readyz",
+    "/function/batch/readyz",
+    "/service-analytics/readyz",
+];
 
 /// What the clients do, seen by all of them.
 pub struct Load {
@@ -52,9 +66,12 @@ impl Load {
         })
     }
 
-    /// Starts the clients; each ends once there is nothing left to post.
+    /// Starts the clients, and a prober of each function of each runtime; each ends once there is nothing left to post.
     pub fn start(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
-        (0..CLIENTS).map(|number| tokio::spawn(client(self.clone(), number))).collect()
+        let runtimes = self.addresses.lock().unwrap().len();
+        let probers = (0..runtimes).flat_map(|runtime| PROBES.map(|path| (runtime, path)));
+        let probers = probers.map(|(runtime, path)| tokio::spawn(prober(self.clone(), runtime, path)));
+        (0..CLIENTS).map(|number| tokio::spawn(client(self.clone(), number))).chain(probers).collect()
     }
 
     /// Lets the clients send this part of all posts; answers how many are sent when a third of what is new of it is.
@@ -94,6 +111,19 @@ impl Load {
     fn address(&self, client: usize) -> SocketAddr {
         let addresses = self.addresses.lock().unwrap();
         addresses[client % addresses.len()]
+    }
+}
+
+/// Asks for readiness, hangs up when the answer takes too long, and asks again at once, as Knative's queue-proxy does.
+async fn prober(load: Arc<Load>, runtime: usize, path: &str) {
+    let request = wire::request("GET", path, &[], b"");
+    // Each client takes one turn more than there are posts.
+    while !load.sent(load.total() + CLIENTS) {
+        if wire::ask_and_hang_up(load.address(runtime), &request, PROBE_TIMEOUT).await.is_some() {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+        // A runtime that is down refuses at once.
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -11,8 +11,22 @@ mod autoscaling;
 mod bad_input;
 /// CloudEvents' own SDK of another language sends and receives.
 mod clients;
+/// What clients, proxies and attackers send that no library would.
+mod clients_as_they_are;
+/// The wall clock is set back and forth.
+mod clocks;
+/// What is acknowledged arrives or ends in the dead letter.
+mod deliverable;
+/// Stores that fail, vanish or fall silent, and work again.
+mod faulty_stores;
 /// Kafka's own tools beside the system.
 mod foreign;
+/// One function's process alone, and the probes that it gets.
+mod function;
+/// Clients that hang up.
+mod hangups;
+/// Replicas that hang, crash in a loop, or die in the middle of a batch.
+mod hung_replica;
 /// Start, stop, kill.
 mod lifecycle;
 /// Clients that do not give up.
@@ -21,11 +35,19 @@ mod load;
 mod observed;
 /// The real services are killed, stopped and away.
 mod outages;
+/// What events from outside must not do to operators.
+mod outsiders;
 /// Where a system under test keeps its data.
 mod place;
+/// Readiness as queue-proxy asks for it.
+mod probes;
+/// A network that is slow or cut.
+mod proxy;
 /// Dead letters and replays.
 mod repair;
 /// Random kills under load.
 mod violence;
 /// The first session of a newcomer.
 mod walkthrough;
+/// HTTP written byte by byte.
+mod wire;

@@ -13,10 +13,13 @@ use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::{
-    app::{App, runs, signal},
+    app::{App, DEADLINE, runs, signal},
+    faulty_stores::{event, send_within, users, wait_in_transaction},
+    function::{Function, ask_until_ready},
     load::Load,
     place::{Place, Services},
     violence::agree,
+    wire,
 };
 
 /// Users of one run, each sent one to three times.
@@ -154,4 +157,40 @@ async fn what_starts_before_the_services_works_once_they_are_there() {
     println!("acknowledged, counted and stored {took:?} after the services were up");
     assert!(took < RECOVERY, "it took {took:?}");
     assert_eq!(app.user_count().await, 1);
+}
+
+#[tokio::test]
+async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
+    let place = Place::new();
+    let Place::Services(names) = &place else { return eprintln!("not run: there are no services here") };
+    let folder = tempfile::tempdir().unwrap();
+    let function = Function::start("store", folder.path(), &[("MASTER_URL", names.master_url())]);
+    ask_until_ready(function.address, "/readyz").await;
+    for n in 1..=3 {
+        let id = Uuid::new_v4();
+        // It waits between its first statement and its commit.
+        let lock = wait_in_transaction(names, &function, id).await;
+        send("mariadb", Signal::KILL);
+        service("up", "mariadb");
+        drop(lock);
+        send_within(&function, id, RECOVERY * 3).await;
+        assert_eq!(users(names).await, n);
+    }
+    // The same between many statements and commits.
+    let ids: Vec<_> = (0..300).map(|_| Uuid::new_v4()).collect();
+    let address = function.address;
+    let under_way = ids.iter().map(|id| {
+        let event = event(*id);
+        tokio::spawn(async move { wire::ask_and_hang_up(address, &event, DEADLINE).await })
+    });
+    let under_way: Vec<_> = under_way.collect();
+    send("mariadb", Signal::KILL);
+    service("up", "mariadb");
+    for request in under_way {
+        let _ = request.await;
+    }
+    for id in &ids {
+        send_within(&function, *id, RECOVERY * 3).await;
+    }
+    assert_eq!(users(names).await, 3 + ids.len() as i64);
 }

@@ -3,7 +3,10 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::{
+    app::{App, program},
+    place::Place,
+};
 
 /// Two names for one id: the second one can never be stored.
 async fn conflict(app: &mut App) -> Uuid {
@@ -94,4 +97,27 @@ async fn a_replay_says_what_is_wrong_with_its_arguments() {
         assert!(!output.status.success(), "{args:?}");
         assert!(!output.stderr.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn a_command_that_would_send_a_remote_log_into_local_stores_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = ("LOG_URL", "kafka://127.0.0.1:1/user");
+    let master = ("MASTER_URL", "mysql://root:root@127.0.0.1:1/lambda");
+    for variables in [vec![broker], vec![broker, master]] {
+        for args in [
+            &["dead-letters", "replay", "--all"][..],
+            &["dead-letters", "replay", "0:0"],
+            &["replay", "--to", "count"],
+            &["replay", "--to", "store"],
+        ] {
+            let mut command = program(&Place::Embedded, data.path(), "127.0.0.1:0");
+            let output = command.args(args).envs(variables.iter().copied()).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(64), "{args:?} {variables:?}: {said}");
+            assert!(said.contains("VIEWS_URL"), "{args:?} {variables:?}: {said}");
+        }
+    }
+    let stores = ["master.db", "views.db"].map(|file| data.path().join(file));
+    assert!(!stores.iter().any(|store| store.exists()), "a local store was made");
 }

@@ -1,0 +1,136 @@
+//! Readiness as Knative's queue-proxy asks for it: 100 ms of patience, then the connection is dropped and it asks again.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+
+use crate::{
+    function::{Function, ask_until_ready, probe_until_ready},
+    place::{Place, Services},
+    proxy::Proxy,
+    wire,
+};
+
+/// Replicas of each function that start at once on a store: twenty with those of all.
+const REPLICAS: usize = 5;
+/// How much longer all of them may take than one alone that is asked with patience.
+const TOGETHER: Duration = Duration::from_secs(2);
+/// How long an answer may take on a machine that does other things besides; the fastest of many takes less than a probe.
+const NOISE: Duration = Duration::from_millis(700);
+/// Every function but `ingest`, which has no store that needs tables.
+const WITH_TABLES: [&str; 4] = ["count", "store", "batch", "analytics"];
+
+/// Starts all replicas at once and probes each; answers how much later than alive the last one was ready. What a
+/// machine needs to start twenty processes is not the store's affair.
+async fn probe_together(folder: &Path, names: &[&str], variables: &[(&'static str, String)]) -> Duration {
+    let start = |name: &&str| Function::start(name, folder, variables);
+    let replicas: Vec<_> =
+        names.iter().flat_map(|name| std::iter::repeat_n(name, REPLICAS)).map(start).collect();
+    let probe = |path: &'static str, with_patience: bool| {
+        let probe = move |replica: &Function| {
+            let address = replica.address;
+            tokio::spawn(async move {
+                match with_patience {
+                    true => ask_until_ready(address, path).await,
+                    false => probe_until_ready(address, path).await,
+                };
+                Instant::now()
+            })
+        };
+        replicas.iter().map(probe).collect::<Vec<_>>()
+    };
+    let (ready, alive) = (probe("/readyz", false), probe("/healthz", true));
+    let last = async |times: Vec<JoinHandle<Instant>>| {
+        let mut last = None;
+        for time in times {
+            last = last.max(Some(time.await.unwrap()));
+        }
+        last.unwrap()
+    };
+    last(ready).await.saturating_duration_since(last(alive).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_replicas_on_an_empty_folder_get_ready_at_once() {
+    let alone = tempfile::tempdir().unwrap();
+    let mut patient = Duration::ZERO;
+    for name in WITH_TABLES {
+        let (started, function) = (Instant::now(), Function::start(name, alone.path(), &[]));
+        ask_until_ready(function.address, "/readyz").await;
+        patient = patient.max(started.elapsed());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let together = probe_together(folder.path(), &WITH_TABLES, &[]).await;
+    assert!(together < patient + TOGETHER, "{together:?} together, {patient:?} alone");
+}
+
+fn urls(services: &Services, mysql: &Proxy, cassandra: &Proxy) -> [(&'static str, String); 2] {
+    [
+        ("MASTER_URL", services.master_url_at(&mysql.address.to_string())),
+        ("VIEWS_URL", format!("cassandra://{}/{}", cassandra.address, services.name)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_replicas_get_ready_on_empty_servers_far_away() {
+    if matches!(Place::new(), Place::Embedded) {
+        return eprintln!("not run: there are no services here");
+    }
+    for delay in [20, 100].map(Duration::from_millis) {
+        let (alone, together) = (Place::new(), Place::new());
+        let (Place::Services(alone), Place::Services(together)) = (&alone, &together) else { unreachable!() };
+        // Half of a round trip in each direction.
+        let mysql = Proxy::start(alone.mysql_server(), delay / 2);
+        let cassandra = Proxy::start(&alone.cassandra, delay / 2);
+        let folder = tempfile::tempdir().unwrap();
+        let mut patient = Duration::ZERO;
+        for name in WITH_TABLES {
+            let started = Instant::now();
+            let function = Function::start(name, folder.path(), &urls(alone, &mysql, &cassandra));
+            ask_until_ready(function.address, "/readyz").await;
+            patient = patient.max(started.elapsed());
+        }
+        let took = probe_together(folder.path(), &WITH_TABLES, &urls(together, &mysql, &cassandra)).await;
+        println!("round trip {delay:?}: {took:?} together, {patient:?} alone");
+        assert!(took < patient + TOGETHER, "round trip {delay:?}: {took:?} together, {patient:?} alone");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_answered_in_time_while_a_store_hangs() {
+    let silent = Proxy::silent();
+    let (at, folder) = (silent.address, tempfile::tempdir().unwrap());
+    let kafka = ("LOG_URL", format!("kafka://{at}/user"));
+    let mysql = ("MASTER_URL", format!("mysql://root:root@{at}/lambda"));
+    let cassandra = ("VIEWS_URL", format!("cassandra://{at}/lambda"));
+    for (name, variables) in [
+        ("ingest", vec![kafka]),
+        ("count", vec![cassandra.clone()]),
+        ("store", vec![mysql.clone()]),
+        ("batch", vec![mysql.clone()]),
+        ("analytics", vec![mysql, cassandra]),
+    ] {
+        let function = Function::start(name, folder.path(), &variables);
+        let alive = wire::request("GET", "/healthz", &[], b"");
+        wire::ask(function.address, &alive).await.unwrap();
+        let mut fastest = Duration::MAX;
+        for _ in 0..10 {
+            let started = Instant::now();
+            let ready = wire::request("GET", "/readyz", &[], b"");
+            let answer = wire::ask(function.address, &ready).await.unwrap();
+            let took = started.elapsed();
+            assert_eq!(answer.status, 503, "{name}: {answer:?}");
+            let detail = answer.problem();
+            // Until the first attempt ends, and then with what came of it.
+            let told = ["connecting", "answer"].iter().any(|word| detail.to_lowercase().contains(word));
+            assert!(told, "{name}: {detail}");
+            assert!(took < NOISE, "{name}: answered after {took:?}");
+            fastest = fastest.min(took);
+        }
+        assert!(fastest < Duration::from_millis(150), "{name}: {fastest:?}");
+        drop(function);
+    }
+}
