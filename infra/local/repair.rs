@@ -107,6 +107,10 @@ async fn replay_letters(
     letters: &[&Letter],
     target: &Target,
 ) -> anyhow::Result<()> {
+    if letters.is_empty() {
+        print(&format!("there are {}", these(system, 0)));
+        return Ok(());
+    }
     let functions: BTreeSet<_> = letters.iter().map(|letter| letter.function()).collect();
     let functions: Vec<_> = functions.into_iter().collect();
     let (these, to) = (these(system, letters.len()), target.describe(system));

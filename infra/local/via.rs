@@ -27,6 +27,10 @@ impl FromStr for Via {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "give an http:// URL without a query; a tunnel leads to a gateway behind TLS";
+        if text.strip_prefix("http://").is_none_or(|rest| rest.trim_end_matches('/').is_empty()) {
+            return Err(WANTED.to_owned());
+        }
         let template = match text.contains(FUNCTION) {
             true => text.to_owned(),
             false => format!("{}/function/{FUNCTION}", text.trim_end_matches('/')),
