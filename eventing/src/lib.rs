@@ -1,4 +1,4 @@
-//! Plays the arrows of `eventing/*.yaml` where Knative's own sources are absent: as a KafkaSource, a KafkaSink and a
+//! Runs the event sources of `eventing/*.yaml` where Knative's own are absent: as a KafkaSource, a KafkaSink and a
 //! PingSource do it, each fact of theirs with its source where it is used. Knows the log; not how functions run.
 
 pub mod arrows;

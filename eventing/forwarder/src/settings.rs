@@ -172,7 +172,6 @@ mod tests {
             (&[url, ("GATEWAY_USER", "admin")], "GATEWAY_PASSWORD"),
             (&[url, ("GATEWAY_PASSWORD", "secret")], "GATEWAY_USER"),
             (&[url, ("GATEWAY_USER_FILE", "/does/not/exist")], "GATEWAY_USER_FILE"),
-            (&[url, ("EVENT_TOKEN", "")], "EVENT_TOKEN"),
             (&[url, ("EVENT_TOKEN", "a\nb")], "EVENT_TOKEN"),
             (&[url, ("EVENT_TOKEN_FILE", "/does/not/exist")], "EVENT_TOKEN_FILE"),
             (&[url, ("PORT", "x")], "PORT"),

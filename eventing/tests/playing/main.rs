@@ -3,8 +3,9 @@
 
 // What plays the log and the functions, and the verbs of the tests.
 mod harness;
-// How a record is sent, tried, and put into the dead letter.
+// What the clock does to a PingSource.
 mod clock;
+// How a record is sent, tried, and put into the dead letters.
 mod events;
 // What is under way at once, what is committed, and what a crash leaves.
 mod flow;
