@@ -200,7 +200,7 @@ class Knative(Cluster):
         self.without("3", file="slow")
         done = self.deploy("knative", "down", PROGRESS="1")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stdout, r"\d+ s left for \d+ of infra/knative/dev to go: lambda ")
+        self.assertRegex(done.stdout, r"\d+ s left for \d+ of infra/knative/dev to go: .*Namespace\. lambda ")
         self.assertIn("sends the whole log again", done.stdout)
 
     def test_down_that_does_not_end_is_bounded_and_a_failure(self):
