@@ -97,3 +97,52 @@ fn records(request: &Request) -> Result<Vec<Record>, Error> {
     let admitted = event::admitted_from_http(&request.headers, &request.body)?;
     Ok(admitted.iter().map(|(event, user)| event::to_record(event, user)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::sync::Mutex;
+
+    use backend_log::{Consumer, KafkaFailure, LogError, Start};
+
+    use super::*;
+
+    /// Takes no record with the key `large`.
+    #[derive(Default)]
+    struct Picky(Mutex<Vec<Record>>);
+
+    #[async_trait::async_trait]
+    impl Log for Picky {
+        async fn append(&self, _: &str, records: Vec<Record>) -> Result<(), LogError> {
+            if records.iter().any(|record| record.key.as_deref() == Some(b"large")) {
+                return Err(KafkaFailure::TooLarge { limit: 1 }.into());
+            }
+            self.0.lock().unwrap().extend(records);
+            Ok(())
+        }
+
+        async fn consume(&self, _: &str, _: Option<&str>, _: Start) -> Result<Box<dyn Consumer>, LogError> {
+            Err(KafkaFailure::Ended.into())
+        }
+
+        async fn ready(&self) -> Result<(), LogError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_large_does_not_fail_its_neighbours() {
+        let log = Picky::default();
+        let record = |key: &'static str| Record { key: Some(key.as_bytes().into()), ..Record::default() };
+        let records = ["a", "large", "b"].map(record).to_vec();
+        let statuses: Vec<_> = append(&log, "t", records)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|outcome| outcome.err().map(|error| error.status()))
+            .collect();
+        assert_eq!(statuses, [None, Some(StatusCode::PAYLOAD_TOO_LARGE), None]);
+        assert_eq!(*log.0.lock().unwrap(), ["a", "b"].map(record));
+    }
+}

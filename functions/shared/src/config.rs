@@ -25,7 +25,9 @@ impl ConfigError {
 
     /// The URL's scheme is none of those that are known. Shows no more of the URL: it may hold a password.
     pub fn unknown_url(key: &str, url: &str, known: &[&str]) -> Self {
-        let scheme = url.split_once(':').map_or("a URL without a scheme", |(scheme, _)| scheme);
+        let is_scheme = |text: &str| text.len() < 16 && text.bytes().all(|b| b.is_ascii_lowercase());
+        let scheme = url.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| is_scheme(scheme));
+        let scheme = scheme.unwrap_or("a URL without a scheme");
         Self::new(key, format!("`{scheme}` is not known here; there is {}", known.join(", ")))
     }
 }
