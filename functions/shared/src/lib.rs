@@ -12,5 +12,6 @@ pub mod metrics;
 pub mod record;
 pub mod router;
 pub mod serve;
+pub mod single_flight;
 pub mod telemetry;
 pub mod user;
