@@ -210,10 +210,7 @@ fn for_writing(options: &SqliteConnectOptions) -> SqliteConnectOptions {
     options.clone().pragma("cache_size", "-8000")
 }
 
-fn readers(
-    options: SqliteConnectOptions,
-    discarded: &Arc<std::sync::Mutex<Option<Instant>>>,
-) -> SqlitePool {
+fn readers(options: SqliteConnectOptions, discarded: &Arc<std::sync::Mutex<Option<Instant>>>) -> SqlitePool {
     let discarded = discarded.clone();
     SqlitePoolOptions::new()
         .max_connections(READERS)
@@ -413,9 +410,82 @@ mod tests {
         let path = dir.path().join("n.db");
         add(&Database::new(path.clone(), SCHEMA), 1).await.unwrap();
         let older = Database::new(path.clone(), &[]);
-        assert!(matches!(older.read().await.unwrap_err(), Error::Newer { found: 1, known: 0, .. }));
+        let Error::Opening(error) = older.read().await.unwrap_err() else { panic!("opening fails") };
+        assert!(matches!(*error, Error::Newer { found: 1, known: 0, .. }));
         std::fs::write(&path, "x".repeat(5_000)).unwrap();
         assert!(Database::new(path, SCHEMA).read().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_file_is_written_again_once_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("n.db"), SCHEMA);
+        add(&database, 1).await.unwrap();
+        let mut write = database.write().await.unwrap();
+        let mut transaction = write.begin().await.unwrap();
+        // The limit is the connection's, so it goes with it.
+        sqlx::raw_sql("PRAGMA max_page_count = 3").execute(&mut *transaction).await.unwrap();
+        let large = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i LIMIT 100000) INSERT INTO n SELECT n FROM i";
+        sqlx::query(large).execute(&mut *transaction).await.unwrap_err();
+        drop(transaction);
+        drop(write);
+        for n in 2..5 {
+            add(&database, n).await.unwrap();
+        }
+        assert_eq!(count(&database).await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_ended_itself_stops_no_later_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("n.db"), SCHEMA);
+        for n in 0..3 {
+            let mut write = database.write().await.unwrap();
+            let mut transaction = write.begin().await.unwrap();
+            // As SQLite does by itself after an I/O error.
+            sqlx::raw_sql("ROLLBACK").execute(&mut *transaction).await.unwrap();
+            assert!(transaction.commit().await.is_err());
+            drop(write);
+            add(&database, n).await.unwrap();
+        }
+        assert_eq!(count(&database).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_removed_or_replaced_file_is_an_error_until_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("n.db"), dir.path().join("aside"));
+        let database = Database::new(path.clone(), SCHEMA);
+        add(&database, 1).await.unwrap();
+        for replaced in [false, true] {
+            std::fs::rename(&path, &aside).unwrap();
+            if replaced {
+                std::fs::copy(&aside, &path).unwrap();
+            }
+            for error in [add(&database, 2).await.unwrap_err(), database.read().await.unwrap_err()] {
+                assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error:?}");
+            }
+            assert_eq!(path.exists(), replaced, "no new file is made");
+            std::fs::rename(&aside, &path).unwrap();
+            add(&database, 3).await.unwrap();
+        }
+        assert_eq!(count(&database).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_removed_lock_file_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n.db");
+        let (first, second) = (Database::new(path.clone(), SCHEMA), Database::new(path, SCHEMA));
+        add(&first, 1).await.unwrap();
+        for suffix in ["n.db-lock", "n.db-next"] {
+            std::fs::remove_file(dir.path().join(suffix)).unwrap();
+            add(&second, 2).await.unwrap();
+            let write = second.write().await.unwrap();
+            let waiting = tokio::time::timeout(Duration::from_millis(50), first.write()).await;
+            assert!(waiting.is_err(), "both wait for the same file");
+            drop(write);
+        }
     }
 
     #[test]
