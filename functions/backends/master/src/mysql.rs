@@ -30,6 +30,8 @@ use crate::{Master, MasterError, Stored, Tick};
 const CONNECTIONS: u32 = 2;
 /// How long a transaction that stores, or a query, may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long a transaction is not begun again, so that a server that hangs becomes an error.
+const RETRY_WINDOW: Duration = Duration::from_secs(20);
 /// How long a run of the batch may take.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// A success so recent answers a readiness check.
@@ -100,10 +102,10 @@ async fn retry_on_conflict<T, F>(transaction: impl Fn() -> F) -> Result<T, Maste
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let mut tries = 1;
+    let (started, mut tries) = (Instant::now(), 1);
     loop {
         match transaction().await {
-            Err(error) if is_retryable(&error) && tries < TRIES => {
+            Err(error) if is_retryable(&error) && tries < TRIES && started.elapsed() < RETRY_WINDOW => {
                 let random = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
                 tokio::time::sleep((AGAIN * tries).mul_f64(random)).await;
                 tries += 1;
