@@ -91,4 +91,7 @@ pub enum MasterError {
     /// The task that wrote was ended with its runtime.
     #[error("the write was given up")]
     GivenUp(#[from] tokio::task::JoinError),
+    /// An attempt failed whose result several callers share.
+    #[error(transparent)]
+    Shared(#[from] Arc<MasterError>),
 }

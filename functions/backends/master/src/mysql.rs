@@ -1,34 +1,41 @@
 //! The master dataset in MySQL, or what speaks its protocol (MariaDB, TiDB): nothing is used that only one has.
 
 mod batch;
+mod migration;
+mod session;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use backend_sqlite::Opening;
 use shared::{
     config::ConfigError,
     history::{Point, Window},
+    single_flight::SingleFlight,
     user::User,
 };
 use sqlx::{
-    ConnectOptions, MySqlConnection, MySqlPool, QueryBuilder, Row,
-    mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions, MySqlRow},
+    Connection, MySqlConnection, MySqlPool, QueryBuilder, Row,
+    mysql::{MySqlConnectOptions, MySqlRow},
 };
-use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{Master, MasterError, Stored, Tick};
 
 /// Connections of a process; a hundred replicas must fit into one server.
 const CONNECTIONS: u32 = 2;
-/// How long a request waits for a connection.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the first process may take to create the tables while others wait for it, seconds.
-const MIGRATION_S: u32 = 60;
+/// How long a transaction that stores, or a query, may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long a transaction is not begun again, so that a server that hangs becomes an error.
+const RETRY_WINDOW: Duration = Duration::from_secs(20);
+/// How long a run of the batch may take.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(600);
+/// A success so recent answers a readiness check.
+const READY_REUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is begun that lost against another or whose connection was lost.
 const TRIES: u32 = 10;
 /// How much longer each wait is before it is begun anew; a random part spreads those that lost against each other.
@@ -42,8 +49,11 @@ pub struct MySqlMaster(Arc<Inner>);
 
 struct Inner {
     pool: MySqlPool,
-    /// Whether the tables are known to be there.
-    migrated: OnceCell<()>,
+    /// The tables, once they are known to be there.
+    tables: Opening<(), MasterError>,
+    /// One readiness check at a time.
+    checks: SingleFlight<Result<(), Arc<MasterError>>>,
+    succeeded: std::sync::Mutex<Option<Instant>>,
     clock: Box<dyn Fn() -> i64 + Send + Sync>,
 }
 
@@ -59,32 +69,43 @@ impl MySqlMaster {
         clock: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Result<Self, ConfigError> {
         // What is wrong with it must not be shown: it holds a password.
-        let wrong = |_| ConfigError::new("MASTER_URL", "must be like mysql://user:password@host:port/db");
-        let options: MySqlConnectOptions = url.parse().map_err(wrong)?;
-        let pool = MySqlPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
-            // Fewer locks than by default, and all that storing needs; what needs more asks for it.
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    let level = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
-                    sqlx::query(level).execute(connection).await.map(drop)
-                })
-            })
-            .connect_lazy_with(options.disable_statement_logging());
-        Ok(Self(Arc::new(Inner { pool, migrated: OnceCell::new(), clock: Box::new(clock) })))
+        let wrong = || ConfigError::new("MASTER_URL", "must be like mysql://user:password@host:port/db");
+        let options: MySqlConnectOptions = url.parse().map_err(|_| wrong())?;
+        if options.get_database().is_none() {
+            return Err(wrong());
+        }
+        Ok(Self(Arc::new(Inner {
+            pool: session::pool(options, CONNECTIONS),
+            tables: Opening::default(),
+            checks: SingleFlight::new(Duration::ZERO),
+            succeeded: std::sync::Mutex::new(None),
+            clock: Box::new(clock),
+        })))
+    }
+
+    /// Runs work to its end, also when the caller goes away: an open transaction would hold up others.
+    async fn run<T: Send + 'static, F>(&self, work: impl FnOnce(Self) -> F) -> Result<T, MasterError>
+    where
+        F: Future<Output = Result<T, MasterError>> + Send + 'static,
+    {
+        self.0.migrated().await?;
+        let done = tokio::spawn(work(self.clone())).await?;
+        if done.is_ok() {
+            self.0.note_success();
+        }
+        done
     }
 }
 
 /// Repeats a transaction that lost against another or whose connection broke. Done twice, each does what it does once.
-async fn until_won<T, F>(transaction: impl Fn() -> F) -> Result<T, MasterError>
+async fn retry_on_conflict<T, F>(transaction: impl Fn() -> F) -> Result<T, MasterError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let mut tries = 1;
+    let (started, mut tries) = (Instant::now(), 1);
     loop {
         match transaction().await {
-            Err(error) if lost(&error) && tries < TRIES => {
+            Err(error) if is_retryable(&error) && tries < TRIES && started.elapsed() < RETRY_WINDOW => {
                 let random = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
                 tokio::time::sleep((AGAIN * tries).mul_f64(random)).await;
                 tries += 1;
@@ -94,45 +115,44 @@ where
     }
 }
 
-fn lost(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => {
-            error.try_downcast_ref::<MySqlDatabaseError>().is_some_and(|e| LOST.contains(&e.number()))
-        }
-        _ => false,
-    }
+fn is_retryable(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || session::number(error).is_some_and(|number| LOST.contains(&number))
 }
 
 #[async_trait]
 impl Master for MySqlMaster {
     async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError> {
-        let master = self.clone();
-        // To its end also when whoever asked goes away: a transaction left open would hold up others.
-        tokio::spawn(async move {
-            master.0.migrate().await?;
-            until_won(|| master.0.store(&users)).await
-        })
-        .await?
+        self.run(|master| async move { retry_on_conflict(|| master.0.store(&users)).await }).await
     }
 
     async fn tick(&self, full: bool) -> Result<Tick, MasterError> {
-        let master = self.clone();
-        tokio::spawn(async move {
-            master.0.migrate().await?;
-            until_won(|| batch::tick(&master.0.pool, full)).await
+        self.run(move |master| async move {
+            let tick = || async {
+                let mut connection = session::acquire(&master.0.pool).await?;
+                let tick = session::bounded(BATCH_TIMEOUT, batch::tick(&mut connection, full)).await;
+                session::settle(connection, tick)
+            };
+            retry_on_conflict(tick).await
         })
-        .await?
+        .await
     }
 
     async fn longest(&self) -> Result<Option<User>, MasterError> {
-        self.0.migrate().await?;
-        Ok(batch::longest(&mut *self.0.pool.acquire().await?).await?)
+        self.run(|master| async move {
+            let mut connection = session::acquire(&master.0.pool).await?;
+            let longest = session::bounded(QUERY_TIMEOUT, batch::longest(&mut connection)).await;
+            Ok(session::settle(connection, longest)?)
+        })
+        .await
     }
 
     async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
-        self.0.migrate().await?;
-        Ok(batch::minutes(&self.0.pool, window).await?)
+        self.run(|master| async move {
+            let mut connection = session::acquire(&master.0.pool).await?;
+            let minutes = session::bounded(QUERY_TIMEOUT, batch::minutes(&mut connection, window)).await;
+            Ok(session::settle(connection, minutes)?)
+        })
+        .await
     }
 
     fn commits_at_once(&self) -> usize {
@@ -140,31 +160,58 @@ impl Master for MySqlMaster {
     }
 
     async fn ready(&self) -> Result<(), MasterError> {
-        self.0.migrate().await?;
-        Ok(sqlx::query("SELECT 1").execute(&self.0.pool).await.map(drop)?)
+        self.0.migrated().await?;
+        if self.0.succeeded().is_some_and(|at| at.elapsed() < READY_REUSE) {
+            return Ok(());
+        }
+        let check = || {
+            let inner = self.0.clone();
+            async move {
+                let mut connection = session::acquire(&inner.pool).await.map_err(MasterError::from)?;
+                let select = sqlx::raw_sql("SELECT 1").execute(&mut *connection);
+                let answered = session::bounded(QUERY_TIMEOUT, select).await;
+                session::settle(connection, answered).map_err(MasterError::from)?;
+                inner.note_success();
+                Ok(())
+            }
+        };
+        match self.0.checks.run(check).await {
+            Some(checked) => Ok(checked?),
+            None => Err(MasterError::MySql(sqlx::Error::WorkerCrashed)),
+        }
     }
 }
 
 impl Inner {
-    /// Creates the tables where they are not there; of several processes at once, one does.
-    async fn migrate(&self) -> Result<(), MasterError> {
-        let migrate = || async {
-            let mut connection = self.pool.acquire().await?;
-            // Not the migrator's own lock: it waits with a negative time, which MariaDB takes for none.
-            let lock = "SELECT GET_LOCK(CONCAT('migrate:', MD5(DATABASE())), ?)";
-            sqlx::query(lock).bind(MIGRATION_S).execute(&mut *connection).await?;
-            let mut migrator = sqlx::migrate!("./migrations/mysql");
-            let done = migrator.set_locking(false).run(&self.pool).await;
-            let unlock = "SELECT RELEASE_LOCK(CONCAT('migrate:', MD5(DATABASE())))";
-            sqlx::query(unlock).execute(&mut *connection).await?;
-            Ok::<_, MasterError>(done?)
+    /// Creates the tables where they are not there: once a process, in a task that all callers share.
+    async fn migrated(&self) -> Result<(), MasterError> {
+        let open = || {
+            let pool = self.pool.clone();
+            async move { migration::run(&pool).await }
         };
-        self.migrated.get_or_try_init(migrate).await?;
-        Ok(())
+        Ok(self.tables.get(open).await?)
+    }
+
+    fn note_success(&self) {
+        *self.succeeded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn succeeded(&self) -> Option<Instant> {
+        *self.succeeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn store(&self, users: &[User]) -> Result<Vec<Stored>, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut connection = session::acquire(&self.pool).await?;
+        let stored = session::bounded(QUERY_TIMEOUT, self.store_on(&mut connection, users)).await;
+        session::settle(connection, stored)
+    }
+
+    async fn store_on(
+        &self,
+        connection: &mut MySqlConnection,
+        users: &[User],
+    ) -> Result<Vec<Stored>, sqlx::Error> {
+        let mut transaction = connection.begin().await?;
         // Tells what this attempt inserted from what was there; an attempt whose commit went unanswered was another.
         let attempt = Uuid::new_v4();
         let now = (self.clock)();

@@ -82,12 +82,12 @@ impl Master for SqliteMaster {
 
     async fn longest(&self) -> Result<Option<User>, MasterError> {
         let readers = self.0.database.read().await?;
-        let row = sqlx::query_as(LONGEST).fetch_optional(readers).await.map_err(Error::Sql)?;
+        let row = sqlx::query_as(LONGEST).fetch_optional(&readers).await.map_err(Error::Sql)?;
         Ok(row.map(user).transpose()?)
     }
 
     async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
-        Ok(history::points(self.0.database.read().await?, "batch_minutes", window).await?)
+        Ok(history::points(&self.0.database.read().await?, "batch_minutes", window).await?)
     }
 
     async fn ready(&self) -> Result<(), MasterError> {

@@ -2,22 +2,33 @@
 //! Knows no table but the shape that both histories of the number of users have.
 
 pub mod history;
-mod turn;
+mod identity;
+mod opening;
+mod write_lock;
 
 use std::{
     future::Future,
     io,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use sqlx::{
-    ConnectOptions, Connection, SqliteConnection, SqlitePool, Transaction,
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::turn::{Held, Turn};
+pub use crate::opening::Opening;
+use crate::{
+    identity::Files,
+    write_lock::{WriteGuard, WriteLock},
+};
 
 /// How long SQLite itself waits for a lock; writers queue before it, so only a checkpoint ever takes it.
 const BUSY: Duration = Duration::from_secs(10);
@@ -48,9 +59,12 @@ pub enum Error {
         /// The newest schema's number that is known here.
         known: usize,
     },
-    /// The task that wrote was ended with its runtime.
+    /// The task that wrote panicked, or was ended with its runtime.
     #[error("the write was given up")]
     GivenUp(#[from] tokio::task::JoinError),
+    /// An attempt to open the file failed; everybody who waited for it is told.
+    #[error(transparent)]
+    Opening(#[from] Arc<Error>),
 }
 
 /// The path of `sqlite:PATH`; `None` for any other URL, and for what would not be a file.
@@ -68,60 +82,88 @@ pub async fn to_its_end<T: Send + 'static>(
 }
 
 /// A database file. Opening it waits until it is first needed.
+///
+/// A file that was removed or replaced while it is open is an error until it is back or the program starts again:
+/// an empty file would silently stand for one with data.
 pub struct Database {
+    location: Arc<Location>,
+    opening: Opening<Arc<Open>, Error>,
+}
+
+struct Location {
     path: PathBuf,
     /// Statement `n` brings the schema from `n` to `n + 1`.
     schema: &'static [&'static str],
-    open: OnceCell<Open>,
 }
 
 struct Open {
-    writer: Mutex<Writer>,
+    writer: Arc<Mutex<Option<SqliteConnection>>>,
+    /// How often in a row the writing connection could not be opened anew.
+    failures: AtomicU32,
+    lock: WriteLock,
     readers: SqlitePool,
-}
-
-struct Writer {
-    connection: SqliteConnection,
-    turn: Turn,
+    /// When the writing connection was last thrown away; readers that are older are, too.
+    discarded: Arc<std::sync::Mutex<Option<Instant>>>,
+    files: std::sync::Mutex<Files>,
+    options: SqliteConnectOptions,
 }
 
 impl Database {
     /// Names the file and its schema; does nothing yet.
     #[must_use]
     pub fn new(path: PathBuf, schema: &'static [&'static str]) -> Self {
-        Self { path, schema, open: OnceCell::new() }
+        Self { location: Arc::new(Location { path, schema }), opening: Opening::default() }
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.location.path
     }
 
     /// Connections that read; each statement sees the last commit.
-    pub async fn read(&self) -> Result<&SqlitePool, Error> {
-        Ok(&self.opened().await?.readers)
+    ///
+    /// # Errors
+    /// The file cannot be opened, or was removed or replaced since it was.
+    pub async fn read(&self) -> Result<SqlitePool, Error> {
+        let open = self.opened().await?;
+        open.check_files()?;
+        Ok(open.readers.clone())
     }
 
-    /// The one connection that writes, once it is this process' turn.
-    pub async fn write(&self) -> Result<Write<'_>, Error> {
-        let writer = self.opened().await?.writer.lock().await;
-        let held = writer.turn.take().await?;
-        Ok(Write { writer, held })
+    /// The one connection that writes, once this process has the write lock. Call it in a task that runs to its end.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or was removed or replaced since it was.
+    pub async fn write(&self) -> Result<Write, Error> {
+        let open = self.opened().await?;
+        let writer = open.writer.clone().lock_owned().await;
+        if writer.is_none() {
+            // Before the write lock is taken, so that other processes do not wait as well.
+            tokio::time::sleep(opening::backoff(open.failures.load(Ordering::Relaxed))).await;
+        }
+        open.check_files()?;
+        let lock = open.lock.acquire().await?;
+        open.check_files()?;
+        let mut write = Write { writer, open, lock };
+        write.reconnect().await?;
+        Ok(write)
     }
 
-    async fn opened(&self) -> Result<&Open, Error> {
-        self.open.get_or_try_init(|| self.connect()).await
+    async fn opened(&self) -> Result<Arc<Open>, Error> {
+        Ok(self.opening.get(|| self.location.clone().open()).await?)
     }
+}
 
-    async fn connect(&self) -> Result<Open, Error> {
+impl Location {
+    async fn open(self: Arc<Self>) -> Result<Arc<Open>, Error> {
         let fault = |source| Error::Io { path: self.path.clone(), source };
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder).map_err(fault)?;
         }
-        let turn = Turn::of(&self.path)?;
+        let lock = WriteLock::of(&self.path)?;
         // Two processes must not both create the file or its tables.
-        let held = turn.take().await?;
+        let guard = lock.acquire().await?;
         let options = SqliteConnectOptions::new()
             .filename(&self.path)
             .create_if_missing(true)
@@ -129,17 +171,22 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY)
             .disable_statement_logging();
-        let mut connection = options.clone().pragma("cache_size", "-8000").connect().await?;
+        let mut connection = for_writing(&options).connect().await?;
         self.migrate(&mut connection).await?;
-        drop(held);
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .min_connections(0)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(options);
-        Ok(Open { writer: Mutex::new(Writer { connection, turn }), readers })
+        let files = std::sync::Mutex::new(Files::note(&self.path)?);
+        drop(guard);
+        // From now on the file is there; another one must not be created in its place.
+        let options = options.create_if_missing(false);
+        let discarded = Arc::default();
+        Ok(Arc::new(Open {
+            writer: Arc::new(Mutex::new(Some(connection))),
+            failures: AtomicU32::new(0),
+            lock,
+            readers: readers(options.clone(), &discarded),
+            discarded,
+            files,
+            options,
+        }))
     }
 
     async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
@@ -159,20 +206,151 @@ impl Database {
     }
 }
 
-/// The turn to write; it ends when this is dropped.
-pub struct Write<'a> {
-    writer: MutexGuard<'a, Writer>,
-    #[expect(dead_code, reason = "holds the turn until it is dropped")]
-    held: Held,
+fn for_writing(options: &SqliteConnectOptions) -> SqliteConnectOptions {
+    options.clone().pragma("cache_size", "-8000")
 }
 
-impl Write<'_> {
-    /// Begins a transaction; nobody else writes until it ends.
-    pub async fn begin(&mut self) -> Result<Transaction<'_, sqlx::Sqlite>, Error> {
-        Ok(self.writer.connection.begin_with("BEGIN IMMEDIATE").await?)
+fn readers(options: SqliteConnectOptions, discarded: &Arc<std::sync::Mutex<Option<Instant>>>) -> SqlitePool {
+    let discarded = discarded.clone();
+    SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .min_connections(0)
+        .test_before_acquire(false)
+        .before_acquire(move |_, reader| {
+            let discarded = *discarded.lock().unwrap_or_else(PoisonError::into_inner);
+            let usable = discarded.is_none_or(|at| reader.age < at.elapsed());
+            Box::pin(async move { Ok(usable) })
+        })
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options)
+}
+
+impl Open {
+    fn check_files(&self) -> Result<(), Error> {
+        self.files().check()
+    }
+
+    fn files(&self) -> std::sync::MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writing connection is closed, the readers follow; the last one takes SQLite's own files with it.
+    fn discard(&self) {
+        self.files().forget_beside();
+        *self.discarded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    async fn connect(&self) -> Result<SqliteConnection, Error> {
+        let connection = for_writing(&self.options).connect().await?;
+        // The connection may have met another file than the one that was checked before.
+        self.check_files()?;
+        self.files().note_beside();
+        Ok(connection)
     }
 }
 
+/// The right to write; it ends when this is dropped.
+pub struct Write {
+    writer: OwnedMutexGuard<Option<SqliteConnection>>,
+    open: Arc<Open>,
+    #[expect(dead_code, reason = "holds the lock until it is dropped")]
+    lock: WriteGuard,
+}
+
+impl Write {
+    /// Begins a transaction; nobody else writes until it ends.
+    ///
+    /// # Errors
+    /// The transaction cannot begin.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
+        self.reconnect().await?;
+        // Taken out while its state is unknown: only an orderly end puts it back.
+        let connection = self.writer.take().ok_or(Error::Sql(sqlx::Error::WorkerCrashed))?;
+        let mut transaction = Transaction { slot: Slot { write: self, returned: false }, connection };
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *transaction).await?;
+        Ok(transaction)
+    }
+
+    /// Opens the writing connection anew where the one before was thrown away.
+    async fn reconnect(&mut self) -> Result<(), Error> {
+        if self.writer.is_some() {
+            return Ok(());
+        }
+        match self.open.connect().await {
+            Ok(connection) => {
+                self.open.failures.store(0, Ordering::Relaxed);
+                *self.writer = Some(connection);
+                Ok(())
+            }
+            Err(error) => {
+                self.open.failures.fetch_add(1, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A transaction. Unless it ends in good order its connection is closed, which rolls it back: after an error nobody
+/// knows whether SQLite has ended the transaction itself.
+pub struct Transaction<'a> {
+    // Dropped before the connection is.
+    slot: Slot<'a>,
+    connection: SqliteConnection,
+}
+
+/// Where the connection goes back to.
+struct Slot<'a> {
+    write: &'a mut Write,
+    returned: bool,
+}
+
+impl Transaction<'_> {
+    /// Makes the changes durable.
+    ///
+    /// # Errors
+    /// They may or may not be durable.
+    pub async fn commit(self) -> Result<(), Error> {
+        self.end("COMMIT").await
+    }
+
+    /// Undoes the changes.
+    ///
+    /// # Errors
+    /// They are undone all the same, since the connection is closed.
+    pub async fn rollback(self) -> Result<(), Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, statement: &'static str) -> Result<(), Error> {
+        sqlx::raw_sql(statement).execute(&mut self.connection).await?;
+        *self.slot.write.writer = Some(self.connection);
+        self.slot.returned = true;
+        Ok(())
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if !self.returned {
+            self.write.open.discard();
+        }
+    }
+}
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -189,7 +367,7 @@ mod tests {
     }
 
     async fn count(database: &Database) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM n").fetch_one(database.read().await.unwrap()).await.unwrap()
+        sqlx::query_scalar("SELECT count(*) FROM n").fetch_one(&database.read().await.unwrap()).await.unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -232,9 +410,82 @@ mod tests {
         let path = dir.path().join("n.db");
         add(&Database::new(path.clone(), SCHEMA), 1).await.unwrap();
         let older = Database::new(path.clone(), &[]);
-        assert!(matches!(older.read().await.unwrap_err(), Error::Newer { found: 1, known: 0, .. }));
+        let Error::Opening(error) = older.read().await.unwrap_err() else { panic!("opening fails") };
+        assert!(matches!(*error, Error::Newer { found: 1, known: 0, .. }));
         std::fs::write(&path, "x".repeat(5_000)).unwrap();
         assert!(Database::new(path, SCHEMA).read().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_file_is_written_again_once_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("n.db"), SCHEMA);
+        add(&database, 1).await.unwrap();
+        let mut write = database.write().await.unwrap();
+        let mut transaction = write.begin().await.unwrap();
+        // The limit is the connection's, so it goes with it.
+        sqlx::raw_sql("PRAGMA max_page_count = 3").execute(&mut *transaction).await.unwrap();
+        let large = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i LIMIT 100000) INSERT INTO n SELECT n FROM i";
+        sqlx::query(large).execute(&mut *transaction).await.unwrap_err();
+        drop(transaction);
+        drop(write);
+        for n in 2..5 {
+            add(&database, n).await.unwrap();
+        }
+        assert_eq!(count(&database).await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_ended_itself_stops_no_later_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("n.db"), SCHEMA);
+        for n in 0..3 {
+            let mut write = database.write().await.unwrap();
+            let mut transaction = write.begin().await.unwrap();
+            // As SQLite does by itself after an I/O error.
+            sqlx::raw_sql("ROLLBACK").execute(&mut *transaction).await.unwrap();
+            assert!(transaction.commit().await.is_err());
+            drop(write);
+            add(&database, n).await.unwrap();
+        }
+        assert_eq!(count(&database).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_removed_or_replaced_file_is_an_error_until_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("n.db"), dir.path().join("aside"));
+        let database = Database::new(path.clone(), SCHEMA);
+        add(&database, 1).await.unwrap();
+        for replaced in [false, true] {
+            std::fs::rename(&path, &aside).unwrap();
+            if replaced {
+                std::fs::copy(&aside, &path).unwrap();
+            }
+            for error in [add(&database, 2).await.unwrap_err(), database.read().await.unwrap_err()] {
+                assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error:?}");
+            }
+            assert_eq!(path.exists(), replaced, "no new file is made");
+            std::fs::rename(&aside, &path).unwrap();
+            add(&database, 3).await.unwrap();
+        }
+        assert_eq!(count(&database).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_removed_lock_file_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n.db");
+        let (first, second) = (Database::new(path.clone(), SCHEMA), Database::new(path, SCHEMA));
+        add(&first, 1).await.unwrap();
+        for suffix in ["n.db-lock", "n.db-next"] {
+            std::fs::remove_file(dir.path().join(suffix)).unwrap();
+            add(&second, 2).await.unwrap();
+            let write = second.write().await.unwrap();
+            let waiting = tokio::time::timeout(Duration::from_millis(50), first.write()).await;
+            assert!(waiting.is_err(), "both wait for the same file");
+            drop(write);
+        }
     }
 
     #[test]

@@ -61,11 +61,11 @@ impl Views for SqliteViews {
     }
 
     async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
-        Ok(history::points(self.0.database.read().await?, "history", window).await?)
+        Ok(history::points(&self.0.database.read().await?, "history", window).await?)
     }
 
     async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
-        Ok(history::oldest(self.0.database.read().await?, "history").await?)
+        Ok(history::oldest(&self.0.database.read().await?, "history").await?)
     }
 
     async fn ready(&self) -> Result<(), ViewsError> {

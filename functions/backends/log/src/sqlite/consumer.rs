@@ -73,7 +73,7 @@ impl SqliteConsumer {
         if let Some(group) = &self.group {
             let progress = "SELECT next_seq FROM progress WHERE consumer_group = ? AND topic = ?";
             let next_seq: Option<i64> =
-                sqlx::query_scalar(progress).bind(group).bind(&self.topic).fetch_optional(readers).await?;
+                sqlx::query_scalar(progress).bind(group).bind(&self.topic).fetch_optional(&readers).await?;
             if let Some(next_seq) = next_seq {
                 (self.next_seq, self.finished) = (next_seq, self.offsets(group).await?);
                 return Ok(());
@@ -91,7 +91,7 @@ impl SqliteConsumer {
         let query = "SELECT partition, next_offset FROM committed WHERE consumer_group = ? AND topic = ?";
         let readers = self.log.database.read().await?;
         let rows: Vec<(i32, i64)> =
-            sqlx::query_as(query).bind(group).bind(&self.topic).fetch_all(readers).await?;
+            sqlx::query_as(query).bind(group).bind(&self.topic).fetch_all(&readers).await?;
         Ok(rows.into_iter().collect())
     }
 
@@ -99,7 +99,7 @@ impl SqliteConsumer {
         let last = "SELECT seq FROM records WHERE topic = ? ORDER BY seq DESC LIMIT 1";
         let last = sqlx::query_scalar(last)
             .bind(&self.topic)
-            .fetch_optional(self.log.database.read().await?)
+            .fetch_optional(&self.log.database.read().await?)
             .await?;
         Ok(last.unwrap_or(0))
     }
@@ -112,7 +112,7 @@ impl SqliteConsumer {
             let time = "SELECT time_ms FROM records WHERE topic = ? AND seq = ?";
             let readers = self.log.database.read().await?;
             let time: i64 =
-                sqlx::query_scalar(time).bind(&self.topic).bind(middle).fetch_one(readers).await?;
+                sqlx::query_scalar(time).bind(&self.topic).bind(middle).fetch_one(&readers).await?;
             if time < ms { low = middle + 1 } else { high = middle }
         }
         Ok(low)
@@ -127,7 +127,7 @@ impl SqliteConsumer {
                 .bind(&self.topic)
                 .bind(self.next_seq)
                 .bind(i64::try_from(max).unwrap_or(i64::MAX))
-                .fetch_all(self.log.database.read().await?)
+                .fetch_all(&self.log.database.read().await?)
                 .await?;
             let Some(last) = rows.last() else { return Ok(Vec::new()) };
             self.next_seq = last.0 + 1;
@@ -232,7 +232,7 @@ impl Consumer for SqliteConsumer {
         let ends = "SELECT partition, next_offset FROM partitions WHERE topic = ?";
         let readers = self.log.database.read().await?;
         let rows: Vec<(i32, i64)> =
-            sqlx::query_as(ends).bind(&self.topic).fetch_all(readers).await.map_err(Error::Sql)?;
+            sqlx::query_as(ends).bind(&self.topic).fetch_all(&readers).await.map_err(Error::Sql)?;
         // Nothing is ever deleted.
         Ok(rows.into_iter().map(|(partition, end)| (partition, 0..end)).collect())
     }

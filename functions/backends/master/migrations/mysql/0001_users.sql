@@ -1,5 +1,6 @@
+-- Every statement can run again: the server commits each table by itself, so a migration can be cut short.
 -- Names are compared and counted by characters, never by what looks alike: utf8mb4 and its binary collation.
-CREATE TABLE users (
+CREATE TABLE IF NOT EXISTS users (
     seq BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     id BINARY(16) NOT NULL UNIQUE,
     name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
@@ -9,19 +10,19 @@ CREATE TABLE users (
 
 -- Users that the batch views do not hold yet. A lower seq may commit later than a higher one, so that no single
 -- number could say which they are.
-CREATE TABLE batch_pending (
+CREATE TABLE IF NOT EXISTS batch_pending (
     seq BIGINT NOT NULL PRIMARY KEY
 );
 
-CREATE TABLE batch (
+CREATE TABLE IF NOT EXISTS batch (
     only_row TINYINT NOT NULL PRIMARY KEY,
     users BIGINT NOT NULL,
     longest_seq BIGINT NULL
 );
 
-INSERT INTO batch VALUES (1, 0, NULL);
+INSERT IGNORE INTO batch VALUES (1, 0, NULL);
 
-CREATE TABLE batch_minutes (
+CREATE TABLE IF NOT EXISTS batch_minutes (
     minute BIGINT NOT NULL PRIMARY KEY,
     time BIGINT NOT NULL,
     user_count BIGINT NOT NULL,

@@ -5,7 +5,7 @@ use shared::{
     history::{Point, Window},
     user::User,
 };
-use sqlx::{Connection, MySqlConnection, MySqlPool, QueryBuilder, Row};
+use sqlx::{Connection, MySqlConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::{padded, uuid};
@@ -20,14 +20,13 @@ const MINUTES: usize = 1_000;
 type Minute = (i64, i64, i64);
 
 /// Takes in what is pending, page by page, or computes everything anew.
-pub(super) async fn tick(pool: &MySqlPool, full: bool) -> Result<Tick, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
+pub(super) async fn tick(connection: &mut MySqlConnection, full: bool) -> Result<Tick, sqlx::Error> {
     let mut new_users = 0;
     loop {
-        let (users, before, pending) = page(&mut connection, full && new_users == 0).await?;
+        let (users, before, pending) = page(connection, full && new_users == 0).await?;
         new_users += users - before;
         if pending < PAGE {
-            let longest_name_user = longest(&mut connection).await?;
+            let longest_name_user = longest(connection).await?;
             let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
             return Ok(Tick {
                 new_users: unsigned(new_users),
@@ -149,13 +148,16 @@ pub(super) async fn longest(connection: &mut MySqlConnection) -> Result<Option<U
 }
 
 /// The batch view: users per minute, newest first.
-pub(super) async fn minutes(pool: &MySqlPool, window: Window) -> Result<Vec<Point>, sqlx::Error> {
+pub(super) async fn minutes(
+    connection: &mut MySqlConnection,
+    window: Window,
+) -> Result<Vec<Point>, sqlx::Error> {
     let mut points = Vec::new();
     let mut window = window;
     while points.len() < window.limit {
         // With steps, each last point of a step is found from the one before; without, all come at once.
         let limit = if window.step_s.is_some() { 1 } else { window.limit };
-        let rows: Vec<(i64, i64, i64)> = some(pool, &window, limit).await?;
+        let rows: Vec<(i64, i64, i64)> = fetch_page(connection, &window, limit).await?;
         let Some((_, oldest, _)) = rows.last().copied() else { break };
         for row in rows {
             points.push(point(row)?);
@@ -166,7 +168,11 @@ pub(super) async fn minutes(pool: &MySqlPool, window: Window) -> Result<Vec<Poin
     Ok(points)
 }
 
-async fn some(pool: &MySqlPool, window: &Window, limit: usize) -> Result<Vec<(i64, i64, i64)>, sqlx::Error> {
+async fn fetch_page(
+    connection: &mut MySqlConnection,
+    window: &Window,
+    limit: usize,
+) -> Result<Vec<(i64, i64, i64)>, sqlx::Error> {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let ceil = |time: chrono::DateTime<chrono::Utc>| (time.timestamp_millis() + 999).div_euclid(1_000);
     let query = "SELECT minute, time, user_count FROM batch_minutes
@@ -177,7 +183,7 @@ async fn some(pool: &MySqlPool, window: &Window, limit: usize) -> Result<Vec<(i6
         .bind(window.from.map_or(0, ceil))
         .bind(window.to.map_or(i64::MAX, ceil))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await
 }
 

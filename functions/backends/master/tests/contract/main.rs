@@ -227,6 +227,7 @@ macro_rules! suite {
             minutes_count_who_came_until_then,
             stores_and_ticks_at_once_lose_nobody,
             a_write_whose_caller_went_away_still_ends,
+            callers_that_give_up_leave_nothing_behind,
         ]);
     };
     ($name:ident, $place:expr, $histories:expr, [$($case:ident),* $(,)?]) => {
@@ -294,4 +295,57 @@ async fn a_clock_that_goes_back_reopens_no_minute_of_the_embedded_master() {
     master.store(vec![user(2, "b")]).await.unwrap();
     master.tick(false).await.unwrap();
     assert_eq!(minutes(&*master).await, [(185, 2)]);
+}
+
+/// Callers that give up at every moment of an opening, and then everything works.
+async fn callers_that_give_up_leave_nothing_behind(place: &Place) {
+    for ms in [0, 1, 5, 20, 100].repeat(20) {
+        let patience = Duration::from_millis(ms);
+        let master = place.master(&Arc::default());
+        let _ = tokio::time::timeout(patience, master.ready()).await;
+        let _ = tokio::time::timeout(patience, master.longest()).await;
+        let _ = tokio::time::timeout(patience, master.minutes(ALL)).await;
+        let _ = tokio::time::timeout(patience, master.store(vec![user(1, "a")])).await;
+        let _ = tokio::time::timeout(patience, master.tick(false)).await;
+    }
+    let master = place.master(&Arc::default());
+    master.ready().await.unwrap();
+    master.store(vec![user(1, "a"), user(2, "bb")]).await.unwrap();
+    assert_eq!(master.tick(false).await.unwrap().users, 2);
+    assert_eq!(master.longest().await.unwrap(), Some(user(2, "bb")));
+    assert_eq!(minutes(&*master).await, [(0, 2)]);
+    place.assert_nothing_is_locked().await;
+}
+
+#[cfg(feature = "services")]
+#[tokio::test]
+async fn a_migration_that_was_cut_short_is_done_again() {
+    let place = Place::mysql().await;
+    place.cut_a_migration_short().await;
+    let master = place.master(&Arc::default());
+    master.ready().await.unwrap();
+    assert_eq!(master.store(vec![user(1, "a")]).await.unwrap(), [Stored::New]);
+    assert_eq!(master.tick(false).await.unwrap().users, 1);
+    place.clean().await;
+}
+
+#[cfg(feature = "services")]
+#[tokio::test]
+async fn connections_that_the_server_killed_are_replaced() {
+    let place = Place::mysql().await;
+    let master = place.master(&Arc::default());
+    for n in 0..5 {
+        master.store(vec![user(n, "a")]).await.unwrap();
+        place.kill_connections().await;
+    }
+    assert_eq!(master.tick(false).await.unwrap().users, 5);
+    place.clean().await;
+}
+
+#[test]
+fn a_url_without_a_database_is_refused_without_its_password() {
+    for url in ["mysql://u:secret@h:3306", "mysql://u:secret@h:3306/", "mysql://u:secret@h:no/db"] {
+        let error = backend_master::open(url).err().unwrap().to_string();
+        assert!(error.contains("MASTER_URL") && !error.contains("secret"), "{error}");
+    }
 }

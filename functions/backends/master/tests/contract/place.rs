@@ -31,6 +31,15 @@ impl Place {
         }
     }
 
+    /// No migration lock is held, and no transaction is open.
+    pub async fn assert_nothing_is_locked(&self) {
+        match self {
+            Self::Sqlite(_) => {}
+            #[cfg(feature = "services")]
+            Self::MySql(database) => database.assert_nothing_is_locked().await,
+        }
+    }
+
     /// Leaves nothing behind on a server.
     pub async fn clean(self) {
         match self {
@@ -66,6 +75,33 @@ mod mysql {
             Self::MySql(database)
         }
 
+        /// Leaves what an earlier program leaves when its migration is cancelled.
+        pub async fn cut_a_migration_short(&self) {
+            let Self::MySql(database) = self else {
+                unreachable!("only a server commits each table by itself")
+            };
+            self.master(&Arc::default()).ready().await.unwrap();
+            let mut connection = MySqlConnection::connect(&database.url()).await.unwrap();
+            let undo =
+                "UPDATE _sqlx_migrations SET success = FALSE; DROP TABLE batch; DROP TABLE batch_minutes";
+            sqlx::raw_sql(undo).execute(&mut connection).await.unwrap();
+        }
+
+        /// Ends all sessions in the database.
+        pub async fn kill_connections(&self) {
+            let Self::MySql(database) = self else { unreachable!("only a server has connections") };
+            let mut connection = MySqlConnection::connect(&database.server).await.unwrap();
+            let sessions = "SELECT ID FROM information_schema.PROCESSLIST WHERE DB = ?";
+            let sessions: Vec<i64> =
+                sqlx::query_scalar(sessions).bind(&database.name).fetch_all(&mut connection).await.unwrap();
+            assert!(!sessions.is_empty());
+            for session in sessions {
+                let kill = AssertSqlSafe(format!("KILL {session}"));
+                // It may have ended by itself meanwhile.
+                let _ = sqlx::raw_sql(kill).execute(&mut connection).await;
+            }
+        }
+
         /// A transaction that has stored a user and is not committed.
         pub async fn begin_storing(
             &self,
@@ -97,6 +133,23 @@ mod mysql {
 
         pub fn master(&self, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<dyn Master> {
             Arc::new(MySqlMaster::with_clock(&self.url(), clock).unwrap())
+        }
+
+        pub async fn assert_nothing_is_locked(&self) {
+            let mut connection = MySqlConnection::connect(&self.url()).await.unwrap();
+            let lock = "SELECT IS_FREE_LOCK(CONCAT('migrate:', MD5(DATABASE())))";
+            let free: i64 = sqlx::query_scalar(lock).fetch_one(&mut connection).await.unwrap();
+            assert_eq!(free, 1);
+            let open =
+                "SELECT COUNT(*) FROM information_schema.INNODB_TRX JOIN information_schema.PROCESSLIST
+                ON ID = trx_mysql_thread_id WHERE DB = DATABASE()";
+            // What was given up runs to its end, which takes a moment.
+            let ended = async {
+                while sqlx::query_scalar::<_, i64>(open).fetch_one(&mut connection).await.unwrap() > 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.unwrap();
         }
 
         pub async fn drop(self) {
