@@ -84,7 +84,7 @@ fn records_take_linear_time() {
             let delivered = Delivered { partition: 0, offset: 0, time_ms: 0, record };
             let event = Event::of_record(&delivered, origin).unwrap();
             let why = event.to_request("default").unwrap_err();
-            Event::undeliverable(&delivered, origin, &why);
+            let _ = Event::undeliverable(&delivered, origin, &why);
         };
         grows_linearly(what, |k| "x".repeat(k * 20_000), run);
     }
