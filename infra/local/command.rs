@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use backend_log::Start;
-use chrono::DateTime;
-use clap::{Parser, Subcommand, ValueEnum};
-use eventing::dead_letters::LetterId;
+use clap::{Parser, Subcommand};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    arguments::{self, DeadLetters},
     burst::{self, Burst},
     repair::{self, Target},
     stores::{Reach, refuse_mix},
-    system::{Place, System},
+    system::{System, SystemArgs},
     terminal::print,
     via::Via,
 };
@@ -24,7 +23,7 @@ use crate::{
 #[command(version)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) args: SystemArgs,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
@@ -40,62 +39,16 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// Send the log's users to a function once more, as after its views were lost
     Replay {
-        /// Which function
-        #[arg(long, value_enum)]
-        to: Reader,
+        /// Which function; any that a KafkaSource feeds
+        #[arg(long, value_name = "FUNCTION")]
+        to: String,
         /// From the BEGINNING or from a time like 2022-05-14T16:57:40Z on
-        #[arg(long, default_value = "BEGINNING", value_parser = start)]
+        #[arg(long, default_value = "BEGINNING", value_parser = arguments::start)]
         from: Start,
         /// Send to the function behind this gateway, or at this URL with {function} in it, and start none here
         #[arg(long, value_name = "URL")]
         via: Option<Via>,
     },
-}
-
-#[derive(Subcommand)]
-pub(crate) enum DeadLetters {
-    /// One line each: name, function, status, time, user, reason
-    List {
-        /// As a batch of CloudEvents in JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// All of one
-    Show {
-        /// As `list` shows it
-        letter: LetterId,
-        /// As a CloudEvent in JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Send them to their functions again; those that arrive are gone
-    Replay {
-        #[command(flatten)]
-        which: Which,
-        /// Send to the functions behind this gateway, or at this URL with {function} in it, and start none here
-        #[arg(long, value_name = "URL")]
-        via: Option<Via>,
-    },
-    /// Give them up
-    Drop(Which),
-}
-
-/// Which dead letters.
-#[derive(clap::Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct Which {
-    /// As `list` shows them
-    pub(crate) letters: Vec<LetterId>,
-    /// All that there are
-    #[arg(long)]
-    pub(crate) all: bool,
-}
-
-/// What reads the log.
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Reader {
-    Count,
-    Store,
 }
 
 impl DeadLetters {
@@ -109,39 +62,27 @@ impl DeadLetters {
     }
 }
 
-fn start(text: &str) -> Result<Start, String> {
-    if text == "BEGINNING" {
-        return Ok(Start::Earliest);
-    }
-    let time = DateTime::parse_from_rfc3339(text);
-    time.map(|time| Start::Time(time.timestamp_millis()))
-        .map_err(|_| "give BEGINNING or a time of RFC 3339 like 2022-05-14T16:57:40Z".to_owned())
-}
-
 /// Runs all but a function.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
-    let place = cli.place;
+    let args = cli.args;
     match cli.command {
         None | Some(Command::Run) => {
             let stop = shared::serve::terminated()?;
-            let listener = listen(place.listen).await?;
-            System::open(&place)?.run(listener, stop).await
+            let listener = listen(args.listen).await?;
+            System::open(&args)?.run(listener, stop).await
         }
-        Some(Command::Burst(burst)) => run_burst(&place, burst).await,
+        Some(Command::Burst(burst)) => run_burst(&args, burst).await,
         Some(Command::DeadLetters(command)) => {
             if let Some(reach) = command.reach() {
                 refuse(reach)?;
             }
-            repair::dead_letters(&System::open(&place)?, command).await
+            repair::dead_letters(&System::open(&args)?, command).await
         }
         Some(Command::Replay { to, from, via }) => {
             refuse(if via.is_some() { Reach::Log } else { Reach::Functions })?;
-            let function = match to {
-                Reader::Count => "count",
-                Reader::Store => "store",
-            };
-            let system = System::open(&place)?;
-            repair::replay(&system, &Target::open(&system, via)?, function, from).await
+            let system = System::open(&args)?;
+            let source = repair::source(&system, &to)?;
+            repair::replay(&system, &Target::open(&system, via)?, &source, from).await
         }
     }
 }
@@ -158,17 +99,17 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// On the system that runs, or else on one that runs as long as the burst.
-async fn run_burst(place: &Place, burst: Burst) -> anyhow::Result<()> {
-    if TcpStream::connect(place.listen).await.is_ok() {
-        return burst::run(place.listen, burst).await;
+async fn run_burst(args: &SystemArgs, burst: Burst) -> anyhow::Result<()> {
+    if TcpStream::connect(args.listen).await.is_ok() {
+        return burst::run(args.listen, burst).await;
     }
-    print(&format!("nothing listens on {}: the burst runs the system itself", place.listen));
-    let listener = listen(place.listen).await?;
+    print(&format!("nothing listens on {}: the burst runs the system itself", args.listen));
+    let listener = listen(args.listen).await?;
     let stop = CancellationToken::new();
-    let system = System::open(place)?;
+    let system = System::open(args)?;
     let ended = stop.clone();
     let running = tokio::spawn(async move { system.run(listener, ended.cancelled_owned()).await });
-    let done = burst::run(place.listen, burst).await;
+    let done = burst::run(args.listen, burst).await;
     stop.cancel();
     running.await??;
     done

@@ -10,12 +10,13 @@ use eventing::{
     dead_letters::{Letter, LetterId, Letters},
     replay,
     sink::Sink,
+    source::Source,
 };
 use serde_json::Value;
 use serving::Serving;
 
 use crate::{
-    command::{DeadLetters, Which},
+    arguments::{DeadLetters, Which},
     stores::without_secrets,
     system::{FunctionSink, System},
     terminal::{print, print_indented, print_json},
@@ -185,16 +186,26 @@ fn detail(letter: &Letter) -> String {
     detail.unwrap_or(&reason).to_owned()
 }
 
-/// Sends the log's records to a function once more.
+/// The source that feeds a function.
+///
+/// # Errors
+/// None does; the error lists the functions that can be replayed to.
+pub(crate) fn source(system: &System, function: &str) -> anyhow::Result<Source> {
+    let mut sources = system.arrows.sources().into_iter();
+    sources.find(|source| source.function == function).with_context(|| {
+        let fed: Vec<_> = system.arrows.fed_functions().into_iter().collect();
+        format!("no KafkaSource feeds `{function}`; replay to one of: {}", fed.join(", "))
+    })
+}
+
+/// Sends the log's records to a source's function once more.
 pub(crate) async fn replay(
     system: &System,
     target: &Target,
-    function: &str,
+    source: &Source,
     from: Start,
 ) -> anyhow::Result<()> {
-    let sources = system.arrows.sources();
-    let source = sources.iter().find(|source| source.function == function);
-    let source = source.with_context(|| format!("no KafkaSource leads to {function}"))?;
+    let function = &source.function;
     let (log, to) = (without_secrets(&system.config.log_url), target.describe(system));
     print(&format!("replaying {log} to {function} {to}"));
     let started = Instant::now();

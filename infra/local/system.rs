@@ -16,7 +16,9 @@ use eventing::{
     arrows::{self, Arrows, Playing},
     sink::{Sink, SinkError},
 };
-use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change, supervise::supervise};
+use serving::{
+    FunctionSpec, Invoker, Launch, Processes, Route, Serving, status::Change, supervise::supervise,
+};
 use shared::{
     config::{Config, ConfigError},
     telemetry,
@@ -29,7 +31,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{data_folder::DataFolder, log_file::LogFile, manifests, page::StatusPage, terminal::print};
+use crate::{
+    data_folder::DataFolder, log_file::LogFile, manifests, page::StatusPage, routes, terminal::print,
+};
 
 /// How long a function may take to end after SIGTERM. All its requests come through this process and are answered or
 /// given up by then.
@@ -39,9 +43,9 @@ const SOURCES_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the data folder is looked at.
 const FOLDER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the system is.
+/// Where the system listens, keeps its data and finds its manifests.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Place {
+pub(crate) struct SystemArgs {
     /// Where the gateway listens
     #[arg(long, global = true, default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
@@ -58,24 +62,26 @@ pub(crate) struct System {
     pub(crate) arrows: Arrows,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) config: Config,
+    pub(crate) routes: Vec<Route>,
     folder: Arc<DataFolder>,
     specs: Vec<FunctionSpec>,
 }
 
 impl System {
     /// Reads manifests and configuration.
-    pub(crate) fn open(place: &Place) -> anyhow::Result<Self> {
-        let folder = Arc::new(DataFolder::open(&place.data)?);
+    pub(crate) fn open(args: &SystemArgs) -> anyhow::Result<Self> {
+        let folder = Arc::new(DataFolder::open(&args.data)?);
         let config = Config::read(|key| std::env::var(key).ok(), folder.path())?;
         let log = backend_log::open(&config.log_url)?;
-        let arrows = manifests::read(&place.manifests)?;
+        let arrows = manifests::read(&args.manifests)?;
         let topic = backend_log::topic(&config.log_url);
         if !arrows.kafka_sources.is_empty() && !arrows.read_topic(&topic) {
             let why = format!("users would go to the topic `{topic}`, which no KafkaSource reads");
             return Err(ConfigError::new("LOG_URL", why).into());
         }
         let specs = manifests::specs(&arrows)?;
-        Ok(Self { arrows, log, config, folder, specs })
+        let routes = routes::read(&args.manifests)?;
+        Ok(Self { arrows, log, config, routes, folder, specs })
     }
 
     /// Takes charge of the functions; they start when something calls them.
@@ -126,7 +132,7 @@ impl System {
             let page = page.clone();
             async move { page.answer(&request).await }
         };
-        serving.gateway(listener, status, stop).await;
+        serving.gateway(listener, self.routes, status, stop).await;
         print("stopping");
         stop_arrows.cancel();
         // What a source did not commit is sent again after the next start.

@@ -1,7 +1,7 @@
 //! The one port: which function a request is for, by host or by path.
 //! Limits and slow clients are the server's affair, which is the functions' own.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{cmp::Reverse, future::Future, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
@@ -16,27 +16,39 @@ use crate::invoker::{Invoker, refuse, strip};
 const DOMAIN: &str = ".default.localhost";
 /// A little more than any function takes: its own answer says which limit counts.
 const BODY_LIMIT: usize = BATCH_LIMIT + 64 * 1024;
-/// Paths of the cluster's ingress, which takes them off.
-const PREFIXES: [(&str, &str); 2] = [("/ingress", "ingest"), (PAGES, "analytics")];
-/// The prefix behind which there is a page.
-const PAGES: &str = "/service-analytics";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// A path prefix that leads to a function, which sees the path without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Begins with a slash and does not end with one: `/ingress`. Matches whole segments of the path.
+    pub prefix: String,
+    /// The function's name.
+    pub function: String,
+}
+
+/// Finds the function that a request is for.
+pub(crate) struct Router {
+    invoker: Invoker,
+    /// Longest prefix first, as Gateway API orders them.
+    routes: Vec<Route>,
+}
 
 /// Serves until `stop`; `status` answers `GET /` and `GET /status`.
 pub(crate) async fn serve<S, F>(
     listener: TcpListener,
-    invoker: Invoker,
+    router: Router,
     status: S,
     stop: impl Future<Output = ()>,
 ) where
     S: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Bytes>> + Send + 'static,
 {
-    let status = Arc::new(status);
+    let (router, status) = (Arc::new(router), Arc::new(status));
     let answer = move |peer, request: Request<Incoming>| {
-        let (invoker, status) = (invoker.clone(), status.clone());
-        async move { answer(peer, request, &invoker, &*status).await.map(Full::new) }
+        let (router, status) = (router.clone(), status.clone());
+        async move { answer(peer, request, &router, &*status).await.map(Full::new) }
     };
     serve_with(listener, answer, stop).await;
 }
@@ -44,7 +56,7 @@ pub(crate) async fn serve<S, F>(
 async fn answer<S, F>(
     peer: SocketAddr,
     request: Request<Incoming>,
-    invoker: &Invoker,
+    router: &Router,
     status: &S,
 ) -> Response<Bytes>
 where
@@ -52,13 +64,12 @@ where
     F: Future<Output = Response<Bytes>>,
 {
     let host = host(&request);
-    let target = target(host.as_deref(), request.uri().path(), invoker);
-    let target = match target {
+    let target = match router.target(host.as_deref(), request.uri().path()) {
         Ok(target) => target,
         Err(detail) => return unread(refuse(StatusCode::NOT_FOUND, detail), request.into_body()),
     };
-    if let Some(folder) = folder(request.method(), request.uri(), &target) {
-        return unread(folder, request.into_body());
+    if let Some(redirect) = redirect(request.method(), request.uri(), &target) {
+        return unread(redirect, request.into_body());
     }
     if matches!(target, Target::Status) && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "the status page takes GET, HEAD");
@@ -80,7 +91,7 @@ where
                 head.headers.insert(header::HOST, host);
             }
             head.uri = without(&head.uri, cut);
-            invoker.send(&name, Request::from_parts(head, body)).await
+            router.invoker.send(&name, Request::from_parts(head, body)).await
         }
     }
 }
@@ -95,29 +106,56 @@ enum Target {
     },
 }
 
-fn target(host: Option<&str>, path: &str, invoker: &Invoker) -> Result<Target, String> {
-    let (name, cut) = match route(host, path) {
-        Some(found) => found,
-        None if path == "/" || path == "/status" => return Ok(Target::Status),
-        None => {
-            return Err(format!(
-                "there is no `{path}` here; there is /, /status, /ingress/…, /service-analytics/…, /function/NAME/…"
-            ));
-        }
-    };
-    if invoker.knows(&name) {
-        return Ok(Target::Function { name, cut });
+impl Router {
+    pub(crate) fn new(invoker: Invoker, mut routes: Vec<Route>) -> Self {
+        routes.sort_by_key(|route| Reverse(route.prefix.len()));
+        Self { invoker, routes }
     }
-    let known: Vec<_> = invoker.names().collect();
-    Err(format!("there is no function `{name}`; there is {known:?}"))
+
+    fn target(&self, host: Option<&str>, path: &str) -> Result<Target, String> {
+        let (name, cut) = match self.route(host, path) {
+            Some(found) => found,
+            None if path == "/" || path == "/status" => return Ok(Target::Status),
+            None => {
+                let prefixes: String =
+                    self.routes.iter().map(|route| format!("{}/…, ", route.prefix)).collect();
+                return Err(format!(
+                    "there is no `{path}` here; there is /, /status, {prefixes}/function/NAME/…"
+                ));
+            }
+        };
+        if self.invoker.knows(&name) {
+            return Ok(Target::Function { name, cut });
+        }
+        let known: Vec<_> = self.invoker.names().collect();
+        Err(format!("there is no function `{name}`; there is {known:?}"))
+    }
+
+    /// The function's name, and how many bytes of the path are its prefix.
+    fn route(&self, host: Option<&str>, path: &str) -> Option<(String, usize)> {
+        let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
+        // A fully qualified name ends with a dot.
+        let host = host.map(|host| host.strip_suffix('.').unwrap_or(host));
+        if let Some(name) = host.and_then(|host| host.strip_suffix(DOMAIN)) {
+            return Some((name.to_owned(), 0));
+        }
+        for Route { prefix, function } in &self.routes {
+            if path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+                return Some((function.clone(), prefix.len()));
+            }
+        }
+        let rest = path.strip_prefix("/function/")?;
+        let name = rest.split('/').next().unwrap_or(rest);
+        Some((name.to_owned(), "/function/".len() + name.len()))
+    }
 }
 
-/// A page's relative links need the slash behind its folder: there the client is sent, with its method. Events that are
-/// posted to a function's name are taken as they are.
-fn folder(method: &Method, uri: &Uri, target: &Target) -> Option<Response<Bytes>> {
+/// Redirects a reader from a bare prefix to the one with a slash, which a page's relative links need. Other methods pass:
+/// an event may be posted to a bare prefix.
+fn redirect(method: &Method, uri: &Uri, target: &Target) -> Option<Response<Bytes>> {
     let Target::Function { cut, .. } = target else { return None };
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    if *cut == 0 || uri.path().len() > *cut || !(reads || uri.path() == PAGES) {
+    if *cut == 0 || uri.path().len() > *cut || !reads {
         return None;
     }
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
@@ -126,23 +164,6 @@ fn folder(method: &Method, uri: &Uri, target: &Target) -> Option<Response<Bytes>
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(header::LOCATION, location);
     Some(response)
-}
-
-fn route(host: Option<&str>, path: &str) -> Option<(String, usize)> {
-    let named = host.map(|h| h.rsplit_once(':').map_or(h, |(name, _)| name));
-    // A trailing dot names the same host.
-    let named = named.map(|h| h.strip_suffix('.').unwrap_or(h));
-    if let Some(name) = named.and_then(|h| h.strip_suffix(DOMAIN)) {
-        return Some((name.to_owned(), 0));
-    }
-    for (prefix, name) in PREFIXES {
-        if path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-            return Some((name.to_owned(), prefix.len()));
-        }
-    }
-    let rest = path.strip_prefix("/function/")?;
-    let name = rest.split('/').next().unwrap_or(rest);
-    Some((name.to_owned(), "/function/".len() + name.len()))
 }
 
 fn host(request: &Request<Incoming>) -> Option<String> {
@@ -185,6 +206,26 @@ async fn whole(response: Response<Full<Bytes>>) -> Response<Bytes> {
 mod tests {
     use super::*;
 
+    fn router(routes: &[(&str, &str)]) -> Router {
+        let routes = routes
+            .iter()
+            .map(|(prefix, function)| Route { prefix: (*prefix).into(), function: (*function).into() });
+        Router::new(Invoker::new(Arc::default()), routes.collect())
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let router = router(&[("/a", "one"), ("/a/b", "two")]);
+        assert_eq!(router.route(None, "/a/b/c"), Some(("two".into(), 4)));
+        assert_eq!(router.route(None, "/a/bc"), Some(("one".into(), 2)));
+    }
+
+    #[test]
+    fn an_unknown_path_is_told_the_routes_that_there_are() {
+        let error = router(&[("/audit", "audit")]).target(None, "/ingress/user").unwrap_err();
+        assert!(error.contains("/audit/…") && !error.contains("/ingress/…"), "{error}");
+    }
+
     #[test]
     fn hosts_and_paths_lead_to_functions() {
         let cases = [
@@ -201,8 +242,9 @@ mod tests {
             (Some("localhost:8080"), "/", None),
             (Some("[::1]:8080"), "/elsewhere", None),
         ];
+        let router = router(&[("/ingress", "ingest"), ("/service-analytics", "analytics")]);
         for (host, path, expected) in cases {
-            let found = route(host, path);
+            let found = router.route(host, path);
             assert_eq!(found.as_ref().map(|(n, c)| (n.as_str(), *c)), expected, "{host:?} {path}");
         }
     }
@@ -244,12 +286,12 @@ mod tests {
     fn a_page_without_its_slash_leads_to_the_one_with_it() {
         let target = |cut| Target::Function { name: "analytics".into(), cut };
         let leads = |method: Method, uri: &str, cut| {
-            let response = folder(&method, &uri.parse().unwrap(), &target(cut))?;
+            let response = redirect(&method, &uri.parse().unwrap(), &target(cut))?;
             Some((response.status().as_u16(), response.headers()["location"].to_str().unwrap().to_owned()))
         };
         let there = |location: &str| Some((308, location.to_owned()));
         assert_eq!(leads(Method::GET, "/service-analytics?a=b", 18), there("/service-analytics/?a=b"));
-        assert_eq!(leads(Method::POST, "/service-analytics", 18), there("/service-analytics/"));
+        assert_eq!(leads(Method::POST, "/service-analytics", 18), None);
         assert_eq!(leads(Method::GET, "/function/analytics", 19), there("/function/analytics/"));
         assert_eq!(leads(Method::POST, "/function/count", 15), None);
         assert_eq!(leads(Method::GET, "/service-analytics/", 18), None);

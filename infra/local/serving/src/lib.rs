@@ -33,10 +33,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     autoscaler::{AnnotationError, Settings},
     function::{Context, Function},
+    gateway::Router,
     status::{Change, FunctionStatus},
     supervise::{TaskHealth, supervise},
 };
 pub use crate::{
+    gateway::Route,
     invoker::Invoker,
     liveness::LivenessProbe,
     process::{Launch, Launched, Launcher, Processes},
@@ -140,13 +142,19 @@ impl Serving {
         Invoker::new(self.functions.clone())
     }
 
-    /// Serves the one port until `stop`, then lets requests under way end; `status` answers `GET /` and `/status`.
-    pub async fn gateway<S, F>(&self, listener: TcpListener, status: S, stop: impl Future<Output = ()>)
-    where
+    /// Serves the gateway until `stop`, then drains it. `status` answers `GET /` and `/status`. `routes` are prefixes of
+    /// the path that lead to functions; `/function/NAME/` and `NAME.default.localhost` always do.
+    pub async fn gateway<S, F>(
+        &self,
+        listener: TcpListener,
+        routes: Vec<Route>,
+        status: S,
+        stop: impl Future<Output = ()>,
+    ) where
         S: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Bytes>> + Send + 'static,
     {
-        gateway::serve(listener, self.invoker(), status, stop).await;
+        gateway::serve(listener, Router::new(self.invoker(), routes), status, stop).await;
     }
 
     /// Every function as it is now, in the order of their names.
