@@ -56,8 +56,8 @@ const FUNCTIONS: [(&str, fn() -> ExitCode); 5] = [
     ("analytics", analytics::run),
 ];
 
-/// The function that `function NAME` runs. Checked before clap parses anything: replicas start often, and clap would take as
-/// long as the rest of a start.
+/// The function that `function NAME` runs. Checked before clap parses anything: replicas start often, and clap would
+/// take as long as the rest of a start.
 fn function() -> Option<fn() -> ExitCode> {
     let mut args = std::env::args().skip(1);
     if args.next()? != "function" {

@@ -1,5 +1,5 @@
 //! Knative's pod autoscaler (KPA) as arithmetic: samples of concurrency in, a number of replicas out.
-//! Knows no clock, no process and no request; times are durations since any one moment.
+//! Pure: no clock, processes or requests. Times are durations since a fixed epoch.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,16 +7,16 @@ use crate::buckets::Buckets;
 
 /// What every autoscaling annotation starts with.
 pub const PREFIX: &str = "autoscaling.knative.dev/";
-/// Concurrency that is aimed at where a function sets no limit.
+/// Target concurrency of a function without a limit.
 const TARGET_DEFAULT: f64 = 100.0;
 /// The lowest target.
 const TARGET_MIN: f64 = 0.01;
-/// How many times as many replicas one decision may start.
+/// Maximum factor by which one decision scales up.
 const MAX_SCALE_UP: f64 = 1000.0;
-/// Into how many parts one decision may cut the replicas.
+/// Maximum factor by which one decision scales down.
 const MAX_SCALE_DOWN: f64 = 2.0;
 
-/// An annotation that is unknown or has a value that cannot be used.
+/// An unknown annotation, or an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {key}: {why}")]
 pub struct AnnotationError {
@@ -24,26 +24,26 @@ pub struct AnnotationError {
     why: String,
 }
 
-/// What a manifest's annotations ask for; the defaults are Knative's.
+/// Autoscaling settings from a manifest's annotations; the defaults are Knative's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Never fewer replicas.
+    /// Minimum number of replicas.
     pub min_scale: u32,
-    /// Never more replicas; 0 means no limit.
+    /// Maximum number of replicas; 0 means no limit.
     pub max_scale: u32,
-    /// Replicas at the start. Knative's default is 1; here it is 0, for nothing runs before it is called.
+    /// Number of replicas at startup. Knative's default is 1; here it is 0, so that nothing runs before it is called.
     pub initial_scale: u32,
-    /// The least number of replicas that is not zero.
+    /// Minimum number of replicas when scaled up from zero.
     pub activation_scale: u32,
-    /// Concurrency of one replica that is aimed at, utilization included.
+    /// Target concurrency per replica, already multiplied by the target utilization.
     pub target: f64,
-    /// Over which time the average is taken.
+    /// Length of the stable window.
     pub window: Duration,
-    /// The same in a panic.
+    /// Length of the panic window.
     pub panic_window: Duration,
-    /// A panic begins when this many times as many replicas are wanted as there are.
+    /// Panic mode starts when the panic window wants this factor of the ready replicas.
     pub panic_threshold: f64,
-    /// How long the last replica stays after it is no longer wanted.
+    /// How long the last replica is kept before scaling to zero.
     pub retention: Duration,
 }
 
@@ -108,7 +108,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// A number of replicas brought within `min-scale` and `max-scale`.
+    /// Clamps a number of replicas to `min-scale` and `max-scale`.
     #[must_use]
     pub fn bounded(&self, replicas: u32) -> u32 {
         let most = if self.max_scale == 0 { u32::MAX } else { self.max_scale };
@@ -141,46 +141,46 @@ pub struct Autoscaler {
     stable: Buckets,
     panic: Buckets,
     panic_since: Option<Duration>,
-    most_in_panic: u32,
+    max_in_panic: u32,
     unwanted_since: Option<Duration>,
 }
 
 impl Autoscaler {
-    /// Without any sample.
+    /// Starts without samples.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let (stable, panic) = (Buckets::new(settings.window), Buckets::new(settings.panic_window));
-        Self { settings, stable, panic, panic_since: None, most_in_panic: 0, unwanted_since: None }
+        Self { settings, stable, panic, panic_since: None, max_in_panic: 0, unwanted_since: None }
     }
 
-    /// Takes the average concurrency of the second that ended at `now`.
+    /// Records the average concurrency of the second that ended at `now`.
     pub fn record(&mut self, now: Duration, concurrency: f64) {
         self.stable.record(now, concurrency);
         self.panic.record(now, concurrency);
     }
 
-    /// How many replicas should be there, when `ready` are.
+    /// Returns the desired number of replicas, given the number of `ready` ones.
     pub fn decide(&mut self, now: Duration, ready: u32) -> u32 {
         let n = f64::from(ready.max(1));
         let wanted = |average: f64| (average / self.settings.target).ceil();
         let (stable, panic) = (wanted(self.stable.average(now)), wanted(self.panic.average(now)));
-        self.panic_or_not(now, panic / n >= self.settings.panic_threshold);
+        self.update_panic_mode(now, panic / n >= self.settings.panic_threshold);
         let mut desired = self.clamped(stable, n);
         if self.panic_since.is_some() {
-            desired = desired.max(self.clamped(panic, n)).max(self.most_in_panic);
-            self.most_in_panic = desired;
+            desired = desired.max(self.clamped(panic, n)).max(self.max_in_panic);
+            self.max_in_panic = desired;
         }
         let desired = self.retained(now, desired);
         self.settings.bounded(desired)
     }
 
-    /// A panic lasts until one window has passed since the threshold was last crossed.
-    fn panic_or_not(&mut self, now: Duration, over: bool) {
+    /// Panic mode lasts until one stable window after the threshold was last exceeded.
+    fn update_panic_mode(&mut self, now: Duration, over: bool) {
         if over {
             self.panic_since = Some(now);
         } else if self.panic_since.is_some_and(|since| since + self.settings.window < now) {
             self.panic_since = None;
-            self.most_in_panic = 0;
+            self.max_in_panic = 0;
         }
     }
 

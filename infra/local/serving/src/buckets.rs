@@ -1,4 +1,4 @@
-//! The average of samples over a sliding window, in buckets of one second, as Knative's autoscaler takes it.
+//! Average over a sliding window of one-second buckets, as Knative's autoscaler computes it.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -35,7 +35,8 @@ impl Buckets {
         }
     }
 
-    /// Over the seconds of the window for which samples can be there: a young function's past counts as nothing.
+    /// Divides by the seconds of the window since the first sample, so that a new function is not averaged with its
+    /// past.
     pub(crate) fn average(&self, now: Duration) -> f64 {
         let Some((last, _)) = self.sums.back() else { return 0.0 };
         let now = now.as_secs().max(*last);
@@ -45,7 +46,7 @@ impl Buckets {
         }
         let sum: f64 = self.sums.iter().filter(|(s, _)| s + self.window > now).map(|(_, v)| v).sum();
         let seconds = (last - self.first + 1).min(self.window - silent);
-        // Six digits, as Knative rounds: what is left of floating point must not keep a replica.
+        // Rounds to six digits like Knative, so that floating-point residue does not keep a replica.
         (sum / seconds as f64 * 1e6).round() / 1e6
     }
 }

@@ -1,4 +1,4 @@
-//! Requests to one replica over connections that are kept open.
+//! Connection pool of one replica (HTTP/1.1 keep-alive).
 
 use std::{
     future::Future,
@@ -16,27 +16,28 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-/// Largest body of an answer, bytes.
+/// Maximum size of a response body, bytes.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
-/// Functions close idle connections after 10 s; one that might be closed at this moment is not used.
-const IDLE: Duration = Duration::from_secs(5);
+/// Idle connections older than this are not reused. Functions close theirs after 10 s, so none is closing while in use.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// Why there is no answer.
+/// Why there is no response.
 pub(crate) enum Failure {
-    /// Not a byte reached the function; here is the request again.
+    /// The request was not sent, so it is safe to retry; returns the request.
     NotSent(io::Error, Box<Request<Full<Bytes>>>),
-    /// It may have been worked on.
+    /// The connection broke; the function may have processed the request.
     Broken(String),
-    /// The time for the request was over; it may have been worked on.
+    /// The request timed out; the function may have processed it.
     TimedOut,
 }
 
-/// The connections to one address.
+/// The connections to one address. The lock of `idle` is a leaf: nothing is awaited and no other lock is taken under
+/// it.
 pub(crate) struct Connections {
     address: SocketAddr,
-    /// Cancelled once the process at the address hangs: whoever waits for it is set free.
+    /// Cancelled when the process hangs; aborts all requests to it.
     hung: CancellationToken,
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
@@ -47,7 +48,7 @@ impl Connections {
     }
 
     pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
-        while let Some(mut sender) = self.kept() {
+        while let Some(mut sender) = self.take_idle() {
             if self.unless_hung(sender.ready()).await.is_none_or(|ready| ready.is_err()) {
                 continue;
             }
@@ -71,16 +72,17 @@ impl Connections {
         }
     }
 
-    /// Closes the connections that nobody uses.
+    /// Closes all idle connections.
     pub(crate) fn close_idle(&self) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn kept(&self) -> Option<Sender> {
+    /// The most recently used idle connection.
+    fn take_idle(&self) -> Option<Sender> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         match idle.pop() {
-            Some((sender, since)) if since.elapsed() < IDLE => Some(sender),
-            // Those below it have been idle for longer still.
+            Some((sender, since)) if since.elapsed() < IDLE_TIMEOUT => Some(sender),
+            // The rest of the stack has been idle for longer.
             _ => {
                 idle.clear();
                 None
@@ -92,7 +94,7 @@ impl Connections {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // Its errors reach whoever waits for an answer.
+        // The request's future reports the connection's errors.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
@@ -106,7 +108,7 @@ impl Connections {
         answer.unwrap_or_else(|| Err(Failure::Broken("it hung and was killed".to_owned())))
     }
 
-    /// A connection is kept only after a whole answer; one that is given up before is closed.
+    /// Returns the connection to the pool only after a complete response; a cancelled request closes it.
     async fn exchange_on(
         &self,
         mut sender: Sender,

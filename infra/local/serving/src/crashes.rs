@@ -1,8 +1,8 @@
-//! Processes that ended without being asked to: how many, why, and which of it operators are told.
+//! Unexpected exits of a function's processes: count, reason, crash loop, backoff, and what is reported.
 
 use std::time::Duration;
 
-/// After so many failed starts in a row, requests no longer wait (a crash loop).
+/// Number of consecutive failed starts from which requests are refused instead of queued.
 pub(crate) const CRASH_LOOP_THRESHOLD: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -14,22 +14,22 @@ pub(crate) struct Crashes {
     pub(crate) total: u64,
     /// Why the last one ended.
     pub(crate) last_error: Option<String>,
-    /// In a row without an answered request between them.
+    /// Consecutive crashes without a response between them.
     failed: u32,
-    /// What operators were told since the last answered request.
-    told: Option<String>,
+    /// Last reason reported since the last response.
+    reported: Option<String>,
 }
 
 impl Crashes {
-    /// Counts a crash. `Some` with what operators are to be told: a reason once, not at each of its repetitions.
+    /// Records a crash. Returns a message to report, or `None` if this reason was reported already.
     pub(crate) fn record(&mut self, why: &str) -> Option<String> {
         self.total += 1;
         self.failed += 1;
         self.last_error = Some(why.to_owned());
-        // Numbers differ each time: process and thread ids, ports.
+        // Ignore digits: process ids, thread ids and ports differ each time.
         let reason = why.replace(|c: char| c.is_ascii_digit(), "");
-        let is_new = self.told.as_ref() != Some(&reason);
-        self.told = Some(reason);
+        let is_new = self.reported.as_ref() != Some(&reason);
+        self.reported = Some(reason);
         match (self.failed == CRASH_LOOP_THRESHOLD, is_new) {
             (true, _) => Some(format!(
                 "{why}; that is a crash loop ({CRASH_LOOP_THRESHOLD} in a row), the next starts wait longer"
@@ -39,21 +39,21 @@ impl Crashes {
         }
     }
 
-    /// A request was answered, so that the next crash begins anew.
+    /// Ends a crash loop, after a response or a stable run.
     pub(crate) fn recovered(&mut self) {
         self.failed = 0;
-        self.told = None;
+        self.reported = None;
     }
 
-    /// Whether it crashes whenever it is started.
+    /// Whether the function is in a crash loop.
     pub(crate) fn is_loop(&self) -> bool {
         self.failed >= CRASH_LOOP_THRESHOLD
     }
 
-    /// How long the next start waits.
+    /// Delay before the next start.
     pub(crate) fn backoff(&self) -> Duration {
         match self.failed {
-            // A replica that was killed once is replaced at once.
+            // Replace a replica that crashed once without delay.
             0 | 1 => Duration::ZERO,
             n => FIRST_BACKOFF.saturating_mul(1 << (n - 2).min(10)).min(MAX_BACKOFF),
         }

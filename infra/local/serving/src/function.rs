@@ -1,5 +1,5 @@
-//! One function: its replicas, the requests that wait for them, and their number.
-//! Knows no route; the gateway and the eventing side reach it through the invoker.
+//! One function: acquires a replica for each request, queues requests and scales the replicas.
+//! Independent of routes: the gateway and event sources reach it through the invoker.
 
 use std::{
     io,
@@ -29,7 +29,7 @@ use crate::{
     supervise::TaskHealth,
 };
 
-/// What all functions share.
+/// Shared by all functions.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) launcher: Arc<dyn Launcher>,
@@ -39,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) stop: CancellationToken,
 }
 
+/// One function. Lock order and the argument against deadlock are at [`Pool`].
 pub(crate) struct Function {
     pub(crate) spec: FunctionSpec,
     settings: Settings,
@@ -47,7 +48,7 @@ pub(crate) struct Function {
     pool: Mutex<Pool>,
 }
 
-/// Why a request got no answer.
+/// Why a request got no response.
 pub(crate) enum Outcome {
     Refused(Refusal),
     Broken(String),
@@ -65,16 +66,17 @@ impl Function {
         function
     }
 
-    /// A panic leaves no value half-written that another one would depend on, so a poisoned lock is taken.
+    /// Locks the pool. Poisoning is ignored: no update spans several fields in a way that a panic could leave
+    /// inconsistent.
     pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The function's answer within its timeout. What may have been worked on is not sent again, unless it only reads
-    /// (RFC 9110, 9.2.2).
+    /// Sends a request and returns the function's response, within its timeout. A request that may have been processed
+    /// is retried only if its method is safe (RFC 9110, 9.2.2).
     ///
-    /// May be dropped at any time. A request that only reads is then given up; another one that was sent goes on to
-    /// its end in a task of its own, with its permit.
+    /// Cancel-safe. Dropping the future cancels a safe request. An unsafe request that was sent continues in its own
+    /// task and keeps its permit until it ends.
     pub(crate) async fn send(
         self: &Arc<Self>,
         request: Request<Full<Bytes>>,
@@ -89,11 +91,11 @@ impl Function {
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, Outcome> {
         let demand = Arc::new(Demand::new(self));
-        let only_reads = request.method().is_safe();
-        let mut again = only_reads.then(|| request.clone());
+        let is_safe = request.method().is_safe();
+        let mut retry = is_safe.then(|| request.clone());
         loop {
             let lease = self.acquire().await.map_err(Outcome::Refused)?;
-            let answer = if only_reads {
+            let answer = if is_safe {
                 lease.send(request).await
             } else {
                 let counted = demand.clone();
@@ -108,14 +110,14 @@ impl Function {
             match answer {
                 Ok(response) => return Ok(response),
                 Err(Failure::TimedOut) => return Err(Outcome::TimedOut),
-                Err(Failure::Broken(why)) => request = again.take().ok_or(Outcome::Broken(why))?,
+                Err(Failure::Broken(why)) => request = retry.take().ok_or(Outcome::Broken(why))?,
                 Err(Failure::NotSent(why, back)) if is_gone(&why) => request = *back,
                 Err(Failure::NotSent(why, _)) => return Err(Outcome::NotSent(why)),
             }
         }
     }
 
-    /// A permit of the first replica that has room.
+    /// Acquires a permit, waiting for one if all replicas are at their limit.
     async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
         let waiter = {
             let mut pool = self.pool();
@@ -130,34 +132,34 @@ impl Function {
             if pool.waiting.len() >= self.queue_limit() {
                 return Err(Refusal::Full);
             }
-            let place = pool.wait();
+            let ticket = pool.enqueue();
             self.activate(&mut pool);
-            Waiter::new(self.clone(), place)
+            Waiter::new(self.clone(), ticket)
         };
         waiter.granted().await
     }
 
-    /// Most requests that wait at once.
+    /// Maximum number of waiting requests.
     fn queue_limit(&self) -> usize {
         let replicas = self.settings.max_scale.max(1) as usize;
         (10 * self.spec.container_concurrency as usize * replicas).max(1_000)
     }
 
-    /// Takes a permit back.
+    /// Returns a permit and dispatches waiting requests.
     pub(crate) fn release(self: &Arc<Self>, replica: &Replica) {
         let mut pool = self.pool();
         replica.return_permit();
         self.dispatch_waiting(&mut pool);
     }
 
-    /// Gives free permits to those who wait, first come first served.
+    /// Grants free permits to waiting requests in FIFO order. Called with the pool locked.
     pub(crate) fn dispatch_waiting(self: &Arc<Self>, pool: &mut Pool) {
         while !pool.waiting.is_empty() {
             let Some(replica) = pool.acquire(self.spec.container_concurrency) else { return };
             let mut lease = Some(Lease::new(self.clone(), replica));
             while let Some(granted) = lease.take() {
                 lease = match pool.waiting.pop_first() {
-                    // It comes back from one that is just about to take itself out.
+                    // The send fails if the request was cancelled but is still queued: try the next one.
                     Some((_, next)) => next.send(Ok(granted)).err().and_then(Result::ok),
                     None => {
                         granted.release_locked();
@@ -168,11 +170,12 @@ impl Function {
         }
     }
 
-    /// Where requests wait and nothing runs, something is started at once, whatever the autoscaler's clock says.
+    /// Scales up from zero at once if requests wait and no replica is running or starting, without waiting for the
+    /// autoscaler.
     pub(crate) fn activate(self: &Arc<Self>, pool: &mut Pool) {
         if pool.total() == 0 && !pool.waiting.is_empty() && !pool.stopping {
-            let least = pool.desired.max(self.settings.activation_scale);
-            self.scale(pool, self.settings.bounded(least.max(1)));
+            let minimum = pool.desired.max(self.settings.activation_scale);
+            self.scale(pool, self.settings.bounded(minimum.max(1)));
         }
     }
 
@@ -196,11 +199,11 @@ impl Function {
     }
 
     pub(crate) fn announce(&self, change: Change) {
-        // Nobody needs to listen.
+        // An error only means that nobody subscribed.
         let _ = self.context.changes.send(change);
     }
 
-    /// Called every second: takes a sample, and lets the autoscaler decide where `decide`.
+    /// Samples concurrency (called every second) and, if `decide`, applies the autoscaler's decision.
     pub(crate) fn tick(self: &Arc<Self>, now: Instant, decide: bool) {
         let mut pool = self.pool();
         let at = now.saturating_duration_since(self.epoch);
@@ -209,11 +212,11 @@ impl Function {
         if decide {
             let ready = u32::try_from(pool.replicas.len()).unwrap_or(u32::MAX);
             let mut desired = pool.scaler.decide(at, ready);
-            // What is being started for somebody who waits is not given up between two samples.
+            // Keep a replica that is starting for a waiting request: the samples may not show it yet.
             if !pool.waiting.is_empty() || pool.starting > 0 {
                 desired = desired.max(self.settings.bounded(1));
             }
-            // One that is being started for the first request has not shown in the averages yet.
+            // Likewise while requests are in flight that the averages do not show yet.
             if desired == 0 && pool.load.level() > 0.0 {
                 desired = 1;
             }
@@ -221,11 +224,11 @@ impl Function {
         }
     }
 
-    /// Takes no more requests and lets every replica go once it has answered its own.
+    /// Refuses new and waiting requests and drains all replicas.
     pub(crate) fn stop(&self) {
         let mut pool = self.pool();
         pool.stopping = true;
-        pool.refuse(&Refusal::Stopping);
+        pool.refuse_waiting(&Refusal::Stopping);
         for replica in std::mem::take(&mut pool.replicas) {
             replica.draining.cancel();
         }

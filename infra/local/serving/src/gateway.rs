@@ -1,5 +1,5 @@
-//! The one port: which function a request is for, by host or by path.
-//! Limits and slow clients are the server's affair, which is the functions' own.
+//! The gateway: routes a request to a function by host or by path.
+//! The HTTP server, which functions use too, enforces limits and handles slow clients.
 
 use std::{cmp::Reverse, future::Future, net::SocketAddr, sync::Arc};
 
@@ -12,9 +12,9 @@ use tokio::net::TcpListener;
 
 use crate::invoker::{Invoker, refuse, strip};
 
-/// What a host that names a function ends with.
+/// Suffix of a host name that names a function.
 const DOMAIN: &str = ".default.localhost";
-/// A little more than any function takes: its own answer says which limit counts.
+/// Slightly above any function's limit, so that the function's own error states the limit.
 const BODY_LIMIT: usize = BATCH_LIMIT + 64 * 1024;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -79,18 +79,18 @@ where
     let (mut head, body) = request.into_parts();
     let body = match read_body(body, BODY_LIMIT).await {
         Ok(body) => body,
-        Err(response) => return whole(*response).await,
+        Err(response) => return buffered(*response).await,
     };
     match target {
         Target::Status => status(Request::from_parts(head, body)).await,
         Target::Function { name, cut } => {
-            // First, so that nothing which `Connection` names takes off what is added here.
+            // Before adding headers: `Connection` may name one of those.
             strip(&mut head.headers);
             forwarded(&mut head.headers, peer, host.as_deref());
             if let Some(host) = host.and_then(|h| HeaderValue::from_str(&h).ok()) {
                 head.headers.insert(header::HOST, host);
             }
-            head.uri = without(&head.uri, cut);
+            head.uri = strip_prefix(&head.uri, cut);
             router.invoker.send(&name, Request::from_parts(head, body)).await
         }
     }
@@ -99,7 +99,7 @@ where
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
     Status,
-    /// A function, and how many bytes of the path are taken off.
+    /// A function, and the length of the path prefix to remove.
     Function {
         name: String,
         cut: usize,
@@ -150,8 +150,8 @@ impl Router {
     }
 }
 
-/// Redirects a reader from a bare prefix to the one with a slash, which a page's relative links need. Other methods pass:
-/// an event may be posted to a bare prefix.
+/// Redirects a reader from a bare prefix to the one with a slash, which a page's relative links need. Other methods
+/// pass: an event may be posted to a bare prefix.
 fn redirect(method: &Method, uri: &Uri, target: &Target) -> Option<Response<Bytes>> {
     let Target::Function { cut, .. } = target else { return None };
     let reads = matches!(*method, Method::GET | Method::HEAD);
@@ -171,13 +171,14 @@ fn host(request: &Request<Incoming>) -> Option<String> {
     header.or(request.uri().authority().map(|a| a.as_str())).map(str::to_ascii_lowercase)
 }
 
-fn without(uri: &Uri, cut: usize) -> Uri {
+/// Removes the first `cut` bytes of the path.
+fn strip_prefix(uri: &Uri, cut: usize) -> Uri {
     let (path, query) = (&uri.path()[cut..], uri.query().map(|q| format!("?{q}")).unwrap_or_default());
     let path = if path.is_empty() { "/" } else { path };
     PathAndQuery::try_from(format!("{path}{query}")).map(Uri::from).unwrap_or_default()
 }
 
-/// Says where the request came from, behind what proxies before this one said.
+/// Appends this hop to `Forwarded` and `X-Forwarded-For`.
 fn forwarded(headers: &mut http::HeaderMap, peer: SocketAddr, host: Option<&str>) {
     let ip = peer.ip();
     let node = if ip.is_ipv6() { format!("\"[{ip}]\"") } else { ip.to_string() };
@@ -195,7 +196,8 @@ fn append(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-async fn whole(response: Response<Full<Bytes>>) -> Response<Bytes> {
+/// Buffers the body.
+async fn buffered(response: Response<Full<Bytes>>) -> Response<Bytes> {
     use http_body_util::BodyExt;
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await;
@@ -300,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_prefix_goes_and_the_query_stays() {
-        let cut = |uri: &str, n| without(&uri.parse().unwrap(), n).to_string();
+        let cut = |uri: &str, n| strip_prefix(&uri.parse().unwrap(), n).to_string();
         assert_eq!(cut("/ingress/user?a=b", 8), "/user?a=b");
         assert_eq!(cut("/ingress?a=b", 8), "/?a=b");
         assert_eq!(cut("/ingress", 8), "/");

@@ -1,5 +1,5 @@
 //! Sends requests to functions by name, as Knative's activator and queue-proxy do.
-//! Every request gets an answer: the function's, or one that says why there is none.
+//! Every request gets a response: the function's, or a problem document with the reason.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,8 +13,8 @@ use crate::{
     pool::Refusal,
 };
 
-/// Headers that concern one connection (RFC 9110, 7.6.1), and those that the client writes itself. All that begin with
-/// [`PROXY`] do so too.
+/// Hop-by-hop headers (RFC 9110, 7.6.1) and those that the HTTP client sets itself. Headers that begin with [`PROXY`]
+/// are hop-by-hop too.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -24,7 +24,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::EXPECT,
     HeaderName::from_static("keep-alive"),
 ];
-/// What headers between a client and a proxy begin with.
+/// Prefix of headers between a client and a proxy.
 const PROXY: &str = "proxy-";
 
 /// Reaches every function; cheap to clone.
@@ -49,7 +49,7 @@ impl Invoker {
         self.functions.contains_key(function)
     }
 
-    /// The function's answer. What may have been worked on is not sent again, unless it only reads.
+    /// Sends a request to a function. One that may have been processed is retried only if its method is safe.
     pub async fn send(&self, function: &str, request: Request<Bytes>) -> Response<Bytes> {
         let Some(found) = self.functions.get(function) else {
             let known: Vec<_> = self.names().collect();
@@ -76,7 +76,7 @@ impl Invoker {
     }
 }
 
-/// The request as a function sees it: HTTP/1.1, its path only, without what concerned the other connection.
+/// The request as sent to the function: HTTP/1.1, origin form, without hop-by-hop headers.
 fn outgoing(function: &str, request: Request<Bytes>) -> Request<Full<Bytes>> {
     let (mut head, body) = request.into_parts();
     strip(&mut head.headers);
@@ -98,7 +98,7 @@ fn outgoing(function: &str, request: Request<Bytes>) -> Request<Full<Bytes>> {
     Request::from_parts(head, Full::new(body))
 }
 
-/// Takes off what concerned the other connection. Call it before adding anything: `Connection` may name any header.
+/// Removes hop-by-hop headers. Call it before adding headers: `Connection` may name any header.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -106,7 +106,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // These say where the request came from and how long it is; a client cannot have them taken off.
+        // End-to-end headers that the function needs; a client cannot have them removed.
         .filter(|name| *name != header::HOST && *name != header::CONTENT_TYPE)
         .collect();
     let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(PROXY)).cloned().collect();
@@ -139,7 +139,7 @@ fn failure(function: &str, outcome: Outcome) -> Response<Bytes> {
     response
 }
 
-/// An RFC 9457 answer.
+/// A problem document (RFC 9457).
 pub(crate) fn refuse(status: StatusCode, detail: impl Into<String>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(Problem::new(status, detail).to_json()));
     *response.status_mut() = status;

@@ -1,5 +1,6 @@
-//! What one request holds: its share of the measured concurrency, its place in the queue, its permit of a replica.
-//! Each is given back when it is dropped, so that a client may hang up at any await point.
+//! RAII guards of one request: its share of the measured concurrency, its queue entry, its permit of a replica.
+//! Each is released on drop, so that a request can be cancelled at any await point. Dropping one locks the pool: see
+//! `Pool` for the consequences.
 
 use std::sync::Arc;
 
@@ -37,24 +38,25 @@ impl Drop for Demand {
 /// A permit for one request in one replica.
 pub(crate) struct Lease {
     function: Arc<Function>,
-    /// Taken out only where the permit is given back without the lease's own locking.
+    /// `None` only after `release_locked`.
     replica: Option<Arc<Replica>>,
 }
 
 impl Lease {
-    /// For a permit that was taken already.
+    /// Wraps a permit that was acquired already.
     pub(crate) fn new(function: Arc<Function>, replica: Arc<Replica>) -> Self {
         Self { function, replica: Some(replica) }
     }
 
-    /// Gives the permit back while the caller holds the pool's lock.
+    /// Returns the permit while the caller holds the pool lock, which `Drop` would try to take again.
     pub(crate) fn release_locked(mut self) {
         if let Some(replica) = self.replica.take() {
             replica.return_permit();
         }
     }
 
-    /// Sends the request to the replica and gives the permit back. A replica that is gone gets no more requests.
+    /// Sends the request to the replica and returns the permit. A replica that refuses connections is removed from the
+    /// pool.
     pub(crate) async fn send(self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
         let Some(replica) = &self.replica else { return Err(Failure::Broken("no replica".into())) };
         let answer = replica.send(request).await;
@@ -75,7 +77,7 @@ impl Drop for Lease {
     }
 }
 
-/// A place in the queue.
+/// A queue entry.
 pub(crate) struct Waiter {
     function: Arc<Function>,
     ticket: u64,
@@ -94,7 +96,8 @@ impl Waiter {
 }
 
 impl Drop for Waiter {
-    /// A lease that was granted meanwhile is dropped with the channel, after the lock is free again.
+    /// Removes the entry. A lease that was granted concurrently is dropped with the channel, after the lock is
+    /// released: fields are dropped after this body.
     fn drop(&mut self) {
         self.function.pool().waiting.remove(&self.ticket);
     }

@@ -1,5 +1,5 @@
-//! What Knative Serving does, on a laptop: functions as processes that start on demand, scale and stop.
-//! Knows nothing of events, and of functions only what their manifests say.
+//! Knative Serving for a laptop: runs functions as processes that start on demand, scale with load and scale to zero.
+//! Independent of events and of the particular functions: those come as [`FunctionSpec`]s, prefixes as [`Route`]s.
 
 pub mod autoscaler;
 mod buckets;
@@ -45,9 +45,9 @@ pub use crate::{
 };
 
 /// How often concurrency is sampled; the autoscaler decides at every second sample.
-const SAMPLE: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a process may take to its first answer, unless told otherwise.
+/// Default time from a process' start to its first response.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a function's manifest says.
@@ -55,15 +55,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct FunctionSpec {
     /// Its name.
     pub name: String,
-    /// Most requests at once in one replica; 0: any number.
+    /// Maximum number of concurrent requests per replica; 0 means no limit.
     pub container_concurrency: u32,
-    /// Most time for one request, waiting included.
+    /// Time limit of one request, including the time it waits for a replica.
     pub timeout: Duration,
     /// The template's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Variables of its container.
+    /// Environment variables of its container.
     pub env: Vec<(String, String)>,
-    /// Most time from a process' start to its first answer; then it is killed.
+    /// Time limit from a process' start to its first response. After that the process is killed.
     pub start_timeout: Duration,
     /// How its replicas are probed.
     pub liveness: LivenessProbe,
@@ -84,7 +84,7 @@ impl FunctionSpec {
     }
 }
 
-/// A manifest that cannot be served.
+/// A manifest with an invalid autoscaling annotation.
 #[derive(Debug, thiserror::Error)]
 #[error("function {function}: {source}")]
 pub struct SpecError {
@@ -92,31 +92,35 @@ pub struct SpecError {
     source: AnnotationError,
 }
 
-/// The functions, served.
+/// Runs a set of functions.
+///
+/// Locks: each function has one pool lock, and each replica one for its idle connections. Neither is held across an
+/// `await`, and no two are held at once, so they need no order.
 pub struct Serving {
     functions: Arc<BTreeMap<String, Arc<Function>>>,
     context: Context,
 }
 
 impl Serving {
-    /// Takes charge of the functions; nothing is started that has no `min-scale`. Call it inside a runtime.
+    /// Starts to manage the functions. Only those with a `min-scale` or `initial-scale` start a replica now. Must be
+    /// called within a Tokio runtime.
     ///
     /// # Errors
     /// An autoscaling annotation is wrong.
     pub fn start(specs: Vec<FunctionSpec>, launcher: impl Launcher) -> Result<Self, SpecError> {
-        let serving = Self::unclocked(specs, launcher)?;
+        let serving = Self::without_autoscaler(specs, launcher)?;
         let (functions, context) = (serving.functions.clone(), serving.context.clone());
         serving.context.tasks.spawn(async move {
             tokio::select! {
-                () = supervise("autoscaler", &context.health, || clock(&functions)) => {}
+                () = supervise("autoscaler", &context.health, || run_autoscaler(&functions)) => {}
                 () = context.stop.cancelled() => {}
             }
         });
         Ok(serving)
     }
 
-    /// Without the autoscaler's clock.
-    fn unclocked(specs: Vec<FunctionSpec>, launcher: impl Launcher) -> Result<Self, SpecError> {
+    /// Without the periodic autoscaler, so that tests call `tick` themselves.
+    fn without_autoscaler(specs: Vec<FunctionSpec>, launcher: impl Launcher) -> Result<Self, SpecError> {
         let context = Context {
             launcher: Arc::new(launcher),
             changes: broadcast::Sender::new(256),
@@ -124,7 +128,7 @@ impl Serving {
             health: TaskHealth::default(),
             stop: CancellationToken::new(),
         };
-        // All manifests are read before anything starts.
+        // Validate every manifest before any replica starts.
         let read = |spec: FunctionSpec| match Settings::read(&spec.annotations, spec.container_concurrency) {
             Ok(settings) => Ok((spec, settings)),
             Err(source) => Err(SpecError { function: spec.name, source }),
@@ -136,14 +140,14 @@ impl Serving {
         Ok(Self { functions: Arc::new(read.into_iter().map(new).collect()), context })
     }
 
-    /// Sends requests to the functions.
+    /// A handle that sends requests to the functions.
     #[must_use]
     pub fn invoker(&self) -> Invoker {
         Invoker::new(self.functions.clone())
     }
 
-    /// Serves the gateway until `stop`, then drains it. `status` answers `GET /` and `/status`. `routes` are prefixes of
-    /// the path that lead to functions; `/function/NAME/` and `NAME.default.localhost` always do.
+    /// Serves the gateway until `stop`, then drains it. `status` answers `GET /` and `/status`. `routes` are prefixes
+    /// of the path that lead to functions; `/function/NAME/` and `NAME.default.localhost` always do.
     pub async fn gateway<S, F>(
         &self,
         listener: TcpListener,
@@ -157,25 +161,25 @@ impl Serving {
         gateway::serve(listener, Router::new(self.invoker(), routes), status, stop).await;
     }
 
-    /// Every function as it is now, in the order of their names.
+    /// The current status of every function, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<FunctionStatus> {
         self.functions.values().map(|f| f.status()).collect()
     }
 
-    /// What happens from now on.
+    /// Subscribes to changes from now on.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.context.changes.subscribe()
     }
 
-    /// Panics of the tasks behind the functions; others may add theirs.
+    /// Panics of supervised tasks. Other components may record theirs here too.
     #[must_use]
     pub fn health(&self) -> TaskHealth {
         self.context.health.clone()
     }
 
-    /// Ends every replica, each once it has answered its requests; afterwards none is left.
+    /// Drains and stops every replica; returns when all have exited.
     pub async fn shutdown(&self) {
         self.context.stop.cancel();
         self.functions.values().for_each(|f| f.stop());
@@ -184,8 +188,9 @@ impl Serving {
     }
 }
 
-async fn clock(functions: &BTreeMap<String, Arc<Function>>) {
-    let mut interval = tokio::time::interval(SAMPLE);
+/// Samples concurrency at every interval and lets the autoscaler decide at every second one.
+async fn run_autoscaler(functions: &BTreeMap<String, Arc<Function>>) {
+    let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut decide = false;
     loop {

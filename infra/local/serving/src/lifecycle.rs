@@ -1,5 +1,5 @@
-//! One replica from its start to its end, in a task of its own. Whatever ends the task, a panic included, the pool knows
-//! afterwards that the replica is gone.
+//! Lifecycle of one replica: start, startup probe, serve, drain, exit. Runs in its own task, which removes the replica
+//! from the pool however it ends, also by a panic.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -21,11 +21,11 @@ use crate::{
     supervise::panic_message,
 };
 
-/// How long a process whose first answer broke off may take to be seen as ended.
+/// How long to wait for the exit of a process whose startup probe failed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long requests under way may take after the runtime was told to stop.
+/// Time limit for requests in flight after the runtime was told to stop.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A replica that lived so long before it crashed does not count towards a crash loop.
+/// A replica that ran at least this long before it crashed does not count towards a crash loop.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// How a replica ended.
@@ -34,11 +34,12 @@ enum Ended {
     Crashed(String),
 }
 
-/// A replica that answered, and when.
+/// The replica once it is ready, and since when.
 type Ready = OnceLock<(Arc<Replica>, Instant)>;
 
 impl Function {
-    /// Starts a replica after `backoff` and stays until its end. The caller counted it as starting.
+    /// Starts a replica after `backoff` and supervises it until it exits. The caller has counted it in
+    /// `Pool::starting`.
     pub(crate) async fn run_replica(self: Arc<Self>, backoff: Duration) {
         let ready = Ready::new();
         let running = AssertUnwindSafe(self.start_and_serve(backoff, &ready)).catch_unwind();
@@ -47,10 +48,10 @@ impl Function {
             self.context.health.record(&format!("replica of {}", self.spec.name), &message);
             Ended::Crashed(format!("the task that watches it panicked: {message}"))
         });
-        self.ended(ended, &ready);
+        self.on_exit(ended, &ready);
     }
 
-    fn ended(self: &Arc<Self>, ended: Ended, ready: &Ready) {
+    fn on_exit(self: &Arc<Self>, ended: Ended, ready: &Ready) {
         let mut pool = self.pool();
         match ready.get() {
             Some((replica, since)) => {
@@ -67,12 +68,12 @@ impl Function {
         if let Ended::Crashed(how) = ended {
             let function = self.spec.name.clone();
             let why = format!("{how}; see {}", self.context.launcher.log_of(&function));
-            let news = pool.crashes.record(&why);
-            if let Some(why) = news {
+            let report = pool.crashes.record(&why);
+            if let Some(why) = report {
                 self.announce(Change::Crashed { function, why });
             }
             if ready.get().is_none() && pool.crashes.is_loop() {
-                pool.refuse(&Refusal::CrashLoop(why));
+                pool.refuse_waiting(&Refusal::CrashLoop(why));
             }
         }
         self.activate(&mut pool);
@@ -87,23 +88,23 @@ impl Function {
         if stop.is_cancelled() {
             return Ended::Stopped;
         }
-        let (begun, started) = (Instant::now(), Utc::now());
+        let (start, started) = (Instant::now(), Utc::now());
         let mut process = match self.context.launcher.launch(&self.spec) {
             Ok(process) => process,
             Err(error) => return Ended::Crashed(format!("could not be started: {error}")),
         };
         let replica = Arc::new(Replica::new(&process, started));
-        if let Some(ended) = self.first_answer(&replica, &mut process).await {
+        if let Some(ended) = self.startup_probe(&replica, &mut process).await {
             return ended;
         }
         let _ = ready.set((replica.clone(), Instant::now()));
-        self.joined(&replica, ColdStart { time: started, ms: begun.elapsed().as_secs_f64() * 1e3 });
+        self.add_ready(&replica, ColdStart { time: started, ms: start.elapsed().as_secs_f64() * 1e3 });
         self.serve(&replica, process).await
     }
 
-    /// Waits until the process answers; `Some` when it will not. A process that dies at its start takes no request
-    /// with it.
-    async fn first_answer(&self, replica: &Replica, process: &mut Launched) -> Option<Ended> {
+    /// Probes the process until it responds. Returns how it ended if it never does. Requests are sent only after this,
+    /// so a crash at startup loses none.
+    async fn startup_probe(&self, replica: &Replica, process: &mut Launched) -> Option<Ended> {
         let path = Uri::from_static("/healthz");
         let answer = tokio::select! {
             answer = timeout(self.spec.start_timeout, replica.probe(&path)) => answer,
@@ -131,10 +132,11 @@ impl Function {
         })))
     }
 
-    fn joined(self: &Arc<Self>, replica: &Arc<Replica>, cold: ColdStart) {
+    /// Adds a ready replica to the pool.
+    fn add_ready(self: &Arc<Self>, replica: &Arc<Replica>, cold: ColdStart) {
         let mut pool = self.pool();
         pool.starting -= 1;
-        pool.remember(cold);
+        pool.record_cold_start(cold);
         if pool.stopping {
             replica.draining.cancel();
             return;
@@ -143,8 +145,8 @@ impl Function {
         self.dispatch_waiting(&mut pool);
     }
 
-    /// Those that wait go to another replica.
-    fn give_up(self: &Arc<Self>, replica: &Arc<Replica>) {
+    /// Removes a hung replica from the pool, and starts another if requests wait and none is left.
+    fn replace_hung(self: &Arc<Self>, replica: &Arc<Replica>) {
         let mut pool = self.pool();
         pool.remove(replica);
         self.activate(&mut pool);
@@ -159,7 +161,7 @@ impl Function {
         tokio::select! {
             how = &mut process.ended => return Ended::Crashed(how),
             () = probe.failed(replica) => {
-                self.give_up(replica);
+                self.replace_hung(replica);
                 replica.hung.cancel();
                 process.kill.cancel();
                 process.ended.await;

@@ -1,5 +1,5 @@
-//! Liveness probes, as a kubelet sends them: a replica that hangs (stopped, deadlocked) is found and replaced.
-//! Asks only while the replica has requests, so that an idle one costs nothing.
+//! Liveness probes as a kubelet sends them, to detect a replica that hangs (stopped, deadlocked).
+//! Probes only while requests are in flight, so that an idle replica uses no CPU.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::{
     replica::{Replica, is_gone},
 };
 
-/// How a replica is probed; the container's `livenessProbe`.
+/// Settings of the probe: the container's `livenessProbe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LivenessProbe {
     /// Path and query of the `GET`.
     pub path: Uri,
-    /// Time between two probes (`periodSeconds`).
+    /// Interval between probes (`periodSeconds`).
     pub period: Duration,
-    /// How long one answer may take (`timeoutSeconds`).
+    /// Time limit of one probe (`timeoutSeconds`).
     pub timeout: Duration,
-    /// After so many failures in a row the replica is killed (`failureThreshold`).
+    /// Consecutive failures after which the replica is killed (`failureThreshold`).
     pub failure_threshold: u32,
 }
 
@@ -36,7 +36,7 @@ impl Default for LivenessProbe {
 }
 
 impl LivenessProbe {
-    /// Ends once the replica failed too many probes in a row.
+    /// Returns when the replica has failed `failure_threshold` consecutive probes.
     pub(crate) async fn failed(&self, replica: &Replica) {
         let mut interval = interval(self.period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -47,7 +47,7 @@ impl LivenessProbe {
                 continue;
             }
             let alive = self.is_alive(replica).await;
-            // Any answer since the last probe proves it too: on a busy machine a probe waits behind the requests.
+            // A response since the last probe proves liveness too: on a busy machine a probe queues behind requests.
             let answered = std::mem::replace(&mut answers, replica.answers()) != answers;
             failures = if alive || answered { 0 } else { failures + 1 };
             replica.set_suspect(failures > 0);
@@ -57,7 +57,7 @@ impl LivenessProbe {
     async fn is_alive(&self, replica: &Replica) -> bool {
         match timeout(self.timeout, replica.probe(&self.path)).await {
             Ok(Ok(status)) => status.as_u16() < 400,
-            // This side lacks descriptors or ports; that says nothing of the replica.
+            // A local error, such as a lack of file descriptors, says nothing about the replica.
             Ok(Err(Failure::NotSent(error, _))) => !is_gone(&error),
             Ok(Err(Failure::Broken(_) | Failure::TimedOut)) | Err(_) => false,
         }

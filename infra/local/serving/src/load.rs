@@ -1,5 +1,5 @@
-//! Concurrency of one function over time: requests in flight and waiting. Uses the monotonic clock alone, so that a
-//! step of the wall clock neither keeps nor stops a replica.
+//! Concurrency of one function over time: requests in flight and waiting. Uses only the monotonic clock, so that a
+//! wall-clock step does not affect scaling.
 
 use std::time::Instant;
 
@@ -16,12 +16,12 @@ impl Load {
         Self { level: 0.0, area: 0.0, since: now, sampled: now }
     }
 
-    /// Requests at this moment.
+    /// Current concurrency.
     pub(crate) fn level(&self) -> f64 {
         self.level
     }
 
-    /// Adds `by` requests, or takes them away.
+    /// Changes the current concurrency by `by`, which may be negative.
     pub(crate) fn change(&mut self, by: f64) {
         let now = Instant::now();
         self.area += self.level * now.saturating_duration_since(self.since).as_secs_f64();

@@ -1,5 +1,4 @@
-//! One function process: started with its socket already listening, ended by SIGTERM, then SIGKILL.
-//! Knows nothing of HTTP; whoever starts it talks to its address.
+//! One function process: inherits a listening socket, is stopped by SIGTERM, then SIGKILL. Independent of HTTP.
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,20 +24,20 @@ use crate::FunctionSpec;
 
 /// The first file descriptor that systemd's protocol passes.
 const LISTEN_FD: i32 = 3;
-/// How long the kernel may take to end a process that was killed.
+/// How long to wait for the exit of a process after SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes at the end of a log in which the reason of a crash is looked for.
+/// Size of the log's tail that is searched for the reason of a crash, bytes.
 const LAST_WORDS_LIMIT: u64 = 8 * 1024;
 
-/// Starts replicas of functions; tests bring one that starts no process.
+/// Starts replicas of functions. Tests implement it without processes.
 pub trait Launcher: Send + Sync + 'static {
-    /// Starts one replica, which may be asked at its address from now on.
+    /// Starts one replica. Its address accepts connections when this returns.
     ///
     /// # Errors
     /// It could not be started.
     fn launch(&self, spec: &FunctionSpec) -> io::Result<Launched>;
 
-    /// Where people read what a function's replicas log.
+    /// Where operators find the log of a function's replicas.
     fn log_of(&self, function: &str) -> String;
 }
 
@@ -48,11 +47,11 @@ pub struct Launched {
     pub pid: u32,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Cancelled to ask it to end.
+    /// Cancel it to stop the replica gracefully.
     pub stop: CancellationToken,
-    /// Cancelled to end it at once.
+    /// Cancel it to kill the replica.
     pub kill: CancellationToken,
-    /// Ends when it has ended, and says how, with its last words.
+    /// Completes when the replica has exited; returns its exit status and the end of its log.
     pub ended: BoxFuture<'static, String>,
 }
 
@@ -63,7 +62,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Variables on top of the inherited ones.
+    /// Environment variables, in addition to the inherited ones.
     pub env: Vec<(String, String)>,
 }
 
@@ -95,7 +94,7 @@ impl Processes {
 impl Launcher for Processes {
     fn launch(&self, spec: &FunctionSpec) -> io::Result<Launched> {
         let launch = (self.launch)(spec)?;
-        // It listens before the child exists, so that nobody need ask whether the child is ready.
+        // Listen before the child exists: connections queue in the backlog until it accepts.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let path = self.log_path(&spec.name);
@@ -107,7 +106,7 @@ impl Launcher for Processes {
             .fd_mappings(vec![FdMapping { parent_fd: OwnedFd::from(listener), child_fd: LISTEN_FD }])
             .map_err(io::Error::other)?;
         let child = command.spawn()?;
-        // With the command goes this side's socket: a dead child's port then refuses instead of hanging.
+        // Closes this process' copy of the socket, so that a dead child's port refuses connections instead of hanging.
         drop(command);
         let pid = child.id().unwrap_or_default();
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
@@ -131,7 +130,7 @@ fn command(launch: &Launch, spec: &FunctionSpec, port: u16) -> Command {
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)
-        // One port cannot be shared by replicas, and a process id of the protocol would not be the child's.
+        // Replicas cannot share the metrics port, and LISTEN_PID would not be the child's.
         .env_remove("METRICS_PORT")
         .env_remove("LISTEN_PID")
         .envs(launch.env.iter().map(|(k, v)| (k, v)))
@@ -141,16 +140,16 @@ fn command(launch: &Launch, spec: &FunctionSpec, port: u16) -> Command {
         .env("K_CONFIGURATION", &spec.name)
         .env("K_REVISION", format!("{}-00001", spec.name))
         .env("LISTEN_FDS", "1")
-        // SIGKILL of this process closes the pipe, which ends the child.
+        // The pipe closes when this process dies, even by SIGKILL; the child then exits.
         .env("LIFELINE", "stdin")
         .stdin(Stdio::piped())
-        // Ctrl-C is for this process alone, which ends its children once their requests are answered.
+        // Its own group, so that Ctrl-C reaches only this process, which drains its children.
         .process_group(0)
         .kill_on_drop(true);
     command
 }
 
-/// Waits for the child's end; asks for it or forces it when told to.
+/// Waits for the child's exit; stops or kills it when told to.
 async fn watch(
     mut child: Child,
     stop: CancellationToken,
@@ -158,12 +157,12 @@ async fn watch(
     grace: Duration,
     last_words: LastWords,
 ) -> String {
-    // `wait` would close the lifeline at once.
+    // Taken out, because `wait` would close the lifeline at once.
     let lifeline = child.stdin.take();
     let status = tokio::select! {
         status = child.wait() => status,
         () = stop.cancelled() => terminate(&mut child, &kill, grace).await,
-        () = kill.cancelled() => force(&mut child).await,
+        () = kill.cancelled() => kill_child(&mut child).await,
     };
     drop(lifeline);
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -173,11 +172,11 @@ async fn watch(
     }
 }
 
-/// Asks the child to end, and forces it after `grace`.
+/// Sends SIGTERM, then SIGKILL after `grace`.
 async fn terminate(child: &mut Child, kill: &CancellationToken, grace: Duration) -> io::Result<ExitStatus> {
-    // Not waited for yet, so the number still is this child's.
+    // Not reaped yet, so the pid cannot have been reused.
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
-        // One that ended meanwhile is waited for below.
+        // If it exited meanwhile, it is reaped below.
         let _ = kill_process(pid, Signal::TERM);
     }
     tokio::select! {
@@ -185,19 +184,19 @@ async fn terminate(child: &mut Child, kill: &CancellationToken, grace: Duration)
         () = sleep(grace) => {}
         () = kill.cancelled() => {}
     }
-    force(child).await
+    kill_child(child).await
 }
 
-/// SIGKILL, which a stopped process cannot ignore; one that the kernel holds in a system call is left to it.
-async fn force(child: &mut Child) -> io::Result<ExitStatus> {
+/// Sends SIGKILL. A process in an uninterruptible system call is abandoned after a timeout.
+async fn kill_child(child: &mut Child) -> io::Result<ExitStatus> {
     child.start_kill()?;
     timeout(KILL_TIMEOUT, child.wait()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// What a child wrote to its log at its end.
+/// The part of the log that a child wrote.
 struct LastWords {
     path: PathBuf,
-    /// Where the log ended when the child was started.
+    /// Length of the log when the child was started.
     begin: u64,
 }
 
@@ -205,7 +204,7 @@ impl LastWords {
     fn read(&self) -> Option<String> {
         let mut log = File::open(&self.path).ok()?;
         let end = log.metadata().ok()?.len();
-        // A log that was cut meanwhile begins anew.
+        // Read from the start if the log was truncated meanwhile.
         let begin = if self.begin <= end { self.begin } else { 0 };
         log.seek(SeekFrom::Start(begin.max(end.saturating_sub(LAST_WORDS_LIMIT)))).ok()?;
         let mut bytes = Vec::new();
@@ -214,7 +213,7 @@ impl LastWords {
     }
 }
 
-/// The reason in a log: the last lines on standard error, or else the last line of a level that matters.
+/// The reason of a crash: the last lines of standard error, or else the last log line at WARN or ERROR.
 fn last_words(log: &str) -> Option<String> {
     let lines =
         log.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("note: run with"));

@@ -1,5 +1,4 @@
-//! One replica that takes requests: its connections, its requests in flight and whether it still answers.
-//! Knows nothing of the pool that it is in.
+//! One ready replica: its connections, its permits and its liveness. Independent of the pool.
 
 use std::{
     io,
@@ -26,13 +25,13 @@ pub(crate) struct Replica {
     connections: Connections,
     /// Changed only under the pool's lock.
     in_flight: AtomicU32,
-    /// Answers to requests, probes not included: any of them proves that the process is alive.
+    /// Number of responses, not counting probes. Any of them proves that the process is alive.
     answers: AtomicU64,
-    /// The last liveness probe failed; others are preferred.
+    /// The last liveness probe failed, so other replicas are preferred.
     suspect: AtomicBool,
-    /// Cancelled once it gets no more requests.
+    /// Cancelled when it gets no further requests.
     pub(crate) draining: CancellationToken,
-    /// Cancelled once its liveness probes failed: what it was sent is given up.
+    /// Cancelled when its liveness probes failed: aborts the requests in flight.
     pub(crate) hung: CancellationToken,
     drained: Notify,
 }
@@ -53,17 +52,17 @@ impl Replica {
         }
     }
 
-    /// Requests in flight.
+    /// Number of requests in flight.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
 
-    /// Answers to requests so far.
+    /// Number of responses so far.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Relaxed)
     }
 
-    /// Those that answer come first, then those with fewer requests.
+    /// Sort key: live replicas first, then by requests in flight.
     pub(crate) fn preference(&self) -> (bool, u32) {
         (self.suspect.load(Relaxed), self.in_flight())
     }
@@ -72,19 +71,19 @@ impl Replica {
         self.suspect.store(suspect, Relaxed);
     }
 
-    /// Counts a request in. Called under the pool's lock.
+    /// Called with the pool locked.
     pub(crate) fn take_permit(&self) {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// Counts a request out. Called under the pool's lock.
+    /// Called with the pool locked.
     pub(crate) fn return_permit(&self) {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 && self.draining.is_cancelled() {
             self.drained.notify_one();
         }
     }
 
-    /// Ends once it gets no more requests and has answered all.
+    /// Returns when the replica is draining and has no request in flight.
     pub(crate) async fn drained(&self) {
         self.draining.cancelled().await;
         while self.in_flight() > 0 {
@@ -93,7 +92,7 @@ impl Replica {
         self.connections.close_idle();
     }
 
-    /// Sends a request of a client.
+    /// Sends a client's request.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
         let answer = self.connections.send(request).await;
         if answer.is_ok() {
@@ -102,7 +101,7 @@ impl Replica {
         answer
     }
 
-    /// `GET path`, as a kubelet's probe asks. The connection waits in the kernel until the process takes it.
+    /// Sends an HTTP probe as a kubelet does. Before the process accepts, the connection waits in the listen backlog.
     pub(crate) async fn probe(&self, path: &Uri) -> Result<StatusCode, Failure> {
         let mut request = Request::new(Full::<Bytes>::default());
         *request.uri_mut() = path.clone();
@@ -115,7 +114,8 @@ impl Replica {
     }
 }
 
-/// Whether nobody listens there any more; anything else (no file descriptors, say) is this side's fault.
+/// Whether the error means that the process no longer listens. Other errors, such as a lack of file descriptors, are
+/// local.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionRefused | ConnectionReset | ConnectionAborted)

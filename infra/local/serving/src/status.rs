@@ -1,31 +1,31 @@
-//! What can be seen from outside: replicas, requests, cold starts, and a line for each change.
+//! Status and change events of functions: replicas, requests, cold starts, crashes.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// One function as it is now.
+/// Current status of a function.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionStatus {
     /// Its name.
     pub name: String,
-    /// Those that take requests, oldest first.
+    /// Ready replicas, oldest first.
     pub replicas: Vec<ReplicaStatus>,
-    /// Processes that have not answered yet.
+    /// Number of processes that are not ready yet.
     pub starting: u32,
-    /// How many replicas the autoscaler wants.
+    /// Number of replicas that the autoscaler wants.
     pub desired: u32,
     /// Requests since the runtime began.
     pub requests: u64,
     /// Requests that wait for a free replica.
     pub queued: usize,
-    /// The latest, oldest first.
+    /// The most recent cold starts, oldest first.
     pub cold_starts: Vec<ColdStart>,
-    /// Processes that ended without being asked to, since the runtime began.
+    /// Unexpected exits since the runtime started.
     pub crashes: u64,
-    /// Whether it ends whenever it is started.
+    /// Whether the function is in a crash loop.
     pub crash_loop: bool,
-    /// Why the last one ended, with its last words.
+    /// Reason of the last crash, with the end of its log.
     pub last_error: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub struct FunctionStatus {
 pub struct ReplicaStatus {
     /// Its process.
     pub pid: u32,
-    /// Requests it works on.
+    /// Number of requests in flight.
     pub in_flight: u32,
     /// When it was started.
     pub started: DateTime<Utc>,
@@ -47,21 +47,21 @@ pub struct ReplicaStatus {
 pub struct ColdStart {
     /// When it was started.
     pub time: DateTime<Utc>,
-    /// From there to its first answer, milliseconds.
+    /// Time to its first response, milliseconds.
     pub ms: f64,
 }
 
-/// What happened to a function.
+/// A change of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The autoscaler wants another number of replicas; 0 is to zero.
+    /// The desired number of replicas changed; 0 means scaled to zero.
     Scaled {
         /// Which function.
         function: String,
         /// The number.
         to: u32,
     },
-    /// A process ended that nobody asked to.
+    /// A process exited unexpectedly.
     Crashed {
         /// Which function.
         function: String,

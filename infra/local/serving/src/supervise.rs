@@ -1,4 +1,4 @@
-//! Tasks that everything depends on: a panic in one is caught, logged and remembered, and the task begins again.
+//! Supervision of essential tasks: a panic is caught, logged and recorded, and the task restarts.
 
 use std::{
     any::Any,
@@ -20,7 +20,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 pub struct TaskHealth(Arc<Mutex<BTreeMap<String, TaskFailures>>>);
 
-/// How often a task panicked.
+/// Panics of one task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskFailures {
@@ -28,12 +28,12 @@ pub struct TaskFailures {
     pub name: String,
     /// Panics since the start.
     pub panics: u64,
-    /// What the last one said.
+    /// Message of the last panic.
     pub last_error: String,
 }
 
 impl TaskHealth {
-    /// Remembers and logs a panic.
+    /// Records and logs a panic.
     pub fn record(&self, name: &str, message: &str) {
         tracing::error!(task = name, error = message, "a task panicked and begins again");
         let mut failures = self.lock();
@@ -57,7 +57,7 @@ impl TaskHealth {
     }
 }
 
-/// Runs what `task` makes until it returns; after a panic makes it anew, each time after a longer wait.
+/// Runs the future that `task` returns until it completes. Restarts it after a panic, with exponential backoff.
 pub async fn supervise<F: Future<Output = ()>>(name: &str, health: &TaskHealth, mut task: impl FnMut() -> F) {
     let mut backoff = FIRST_BACKOFF;
     while let Err(panic) = AssertUnwindSafe(async { task().await }).catch_unwind().await {
@@ -67,7 +67,7 @@ pub async fn supervise<F: Future<Output = ()>>(name: &str, health: &TaskHealth, 
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 #[must_use]
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

@@ -163,7 +163,7 @@ async fn statuses(serving: &Serving, requests: usize) -> Vec<StatusCode> {
 #[tokio::test]
 async fn a_replica_never_has_more_requests_than_it_may() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(7, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(7, &[("max-scale", "1")])], fakes.clone()).unwrap();
     let statuses = statuses(&serving, 60).await;
     assert!(statuses.iter().all(|status| *status == 200));
     assert_eq!(fakes.seen.most_in_one.load(SeqCst), 7);
@@ -174,7 +174,7 @@ async fn a_replica_never_has_more_requests_than_it_may() {
 #[tokio::test]
 async fn more_than_may_wait_are_refused_with_a_503() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
     let invoker = serving.invoker();
     let slow = tokio::spawn({
         let invoker = invoker.clone();
@@ -206,7 +206,7 @@ async fn more_than_may_wait_are_refused_with_a_503() {
 async fn a_request_that_takes_too_long_is_a_504_and_frees_its_place() {
     let fakes = Fakes::default();
     let quick = FunctionSpec { timeout: Duration::from_millis(100), ..spec(1, &[("max-scale", "1")]) };
-    let serving = Serving::unclocked(vec![quick], fakes).unwrap();
+    let serving = Serving::without_autoscaler(vec![quick], fakes).unwrap();
     let invoker = serving.invoker();
     assert_eq!(invoker.send("f", get("/slow")).await.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(invoker.send("f", get("/")).await.status(), 200);
@@ -215,7 +215,7 @@ async fn a_request_that_takes_too_long_is_a_504_and_frees_its_place() {
 #[tokio::test]
 async fn only_what_changes_nothing_is_sent_again_when_its_connection_breaks() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(10, &[])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(10, &[])], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     assert_eq!(invoker.send("f", get("/breaks")).await.status(), 200);
     let post = Request::post("/breaks").body(Bytes::new()).unwrap();
@@ -226,7 +226,7 @@ async fn only_what_changes_nothing_is_sent_again_when_its_connection_breaks() {
 #[tokio::test]
 async fn a_replica_that_ended_is_replaced_and_takes_nothing_with_it() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(10, &[])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(10, &[])], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     for turn in 1..=3 {
         assert_eq!(invoker.send("f", get("/")).await.status(), 200);
@@ -244,7 +244,7 @@ async fn a_replica_that_ended_is_replaced_and_takes_nothing_with_it() {
 #[tokio::test]
 async fn an_idle_function_goes_to_zero_and_a_request_brings_it_back() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(10, &[("window", "6s")])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(10, &[("window", "6s")])], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     assert_eq!(invoker.send("f", get("/")).await.status(), 200);
     let now = Instant::now();
@@ -260,7 +260,7 @@ async fn an_idle_function_goes_to_zero_and_a_request_brings_it_back() {
 #[tokio::test]
 async fn a_replica_that_hangs_is_replaced_and_its_requests_go_elsewhere_or_end() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![probed(2, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![probed(2, &[("max-scale", "1")])], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     assert_eq!(invoker.send("f", get("/")).await.status(), 200);
     fakes.seen.hung.lock().unwrap().insert(1);
@@ -285,7 +285,7 @@ async fn a_replica_that_is_busy_is_not_taken_for_one_that_hangs() {
     // No probe can be answered in time.
     busy.liveness.timeout = Duration::ZERO;
     busy.liveness.period = Duration::from_millis(200);
-    let serving = Serving::unclocked(vec![busy], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![busy], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(2) {
@@ -301,7 +301,7 @@ async fn a_process_that_hangs_at_its_start_is_killed() {
     fakes.seen.hung.lock().unwrap().extend(1..=10);
     let patient =
         FunctionSpec { start_timeout: Duration::from_millis(50), timeout: DEADLINE, ..spec(1, &[]) };
-    let serving = Serving::unclocked(vec![patient], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![patient], fakes.clone()).unwrap();
     let answer = serving.invoker().send("f", get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     let detail = String::from_utf8_lossy(answer.body()).into_owned();
@@ -312,7 +312,7 @@ async fn a_process_that_hangs_at_its_start_is_killed() {
 #[tokio::test]
 async fn clients_that_hang_up_at_any_moment_leave_nothing_behind() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(2, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(2, &[("max-scale", "1")])], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     for round in 0..100_u64 {
         let patience = Duration::from_micros(round * 500);
@@ -333,7 +333,7 @@ async fn clients_that_hang_up_at_any_moment_leave_nothing_behind() {
 #[tokio::test]
 async fn what_was_sent_goes_to_its_end_when_its_client_hangs_up() {
     let fakes = Fakes::default();
-    let serving = Serving::unclocked(vec![spec(1, &[("max-scale", "1")])], fakes.clone()).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[("max-scale", "1")])], fakes.clone()).unwrap();
     let invoker = serving.invoker();
     let sent = tokio::spawn(async move { invoker.send("f", post("/")).await });
     until(|| fakes.seen.requests.load(SeqCst) == 1).await;
@@ -346,7 +346,7 @@ async fn what_was_sent_goes_to_its_end_when_its_client_hangs_up() {
 async fn a_panic_while_a_replica_starts_is_told_and_the_next_one_starts() {
     let fakes = Fakes::default();
     fakes.seen.panicking.store(2, SeqCst);
-    let serving = Serving::unclocked(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
     assert_eq!(serving.invoker().send("f", get("/")).await.status(), 200);
     let failures = serving.health().failures();
     assert_eq!((failures[0].panics, failures[0].last_error.as_str()), (2, "the launcher broke"));
@@ -357,7 +357,7 @@ async fn a_panic_while_a_replica_starts_is_told_and_the_next_one_starts() {
 async fn a_crash_loop_is_told_once_with_its_reason_and_ends() {
     let fakes = Fakes::default();
     fakes.seen.failing.store(6, SeqCst);
-    let serving = Serving::unclocked(vec![spec(1, &[("min-scale", "1")])], fakes).unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[("min-scale", "1")])], fakes).unwrap();
     let mut changes = serving.changes();
     let invoker = serving.invoker();
     let refused = invoker.send("f", get("/")).await;
