@@ -1,5 +1,5 @@
 //! A small HTTP client: one keep-alive connection, one request at a time.
-//! Knows no retry; whoever sends decides what a failure means.
+//! Does not retry; the caller decides what a failure means.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use hyper::{Request, Response, client::conn::http1::SendRequest, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing listens there, or the connection broke.
@@ -23,7 +23,7 @@ pub enum ClientError {
     Request(#[from] http::Error),
 }
 
-/// A connection that is opened when first needed, and again when it broke.
+/// A connection that opens lazily and reopens after a failure.
 pub struct Client {
     address: SocketAddr,
     sender: Option<SendRequest<Full<Bytes>>>,

@@ -52,7 +52,7 @@ pub(crate) enum Command {
 }
 
 impl DeadLetters {
-    /// What the command writes to; `None` when it only reads.
+    /// The stores that the command writes to; `None` if it only reads.
     fn reach(&self) -> Option<Reach> {
         match self {
             Self::List { .. } | Self::Show { .. } => None,
@@ -62,7 +62,7 @@ impl DeadLetters {
     }
 }
 
-/// Runs all but a function.
+/// Runs the command. `function NAME` is handled before.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     let args = cli.args;
     match cli.command {
@@ -87,7 +87,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Before anything is made or opened.
+/// Checks the stores before anything is created or opened.
 fn refuse(reach: Reach) -> anyhow::Result<()> {
     let get = shared::config::lookup(|key| std::env::var(key).ok())?;
     Ok(refuse_mix(get, reach)?)
@@ -98,7 +98,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listener.with_context(|| format!("cannot listen on {address}; give another with --listen"))
 }
 
-/// On the system that runs, or else on one that runs as long as the burst.
+/// Runs the burst against the running system, or else against one that runs only for the burst.
 async fn run_burst(args: &SystemArgs, burst: Burst) -> anyhow::Result<()> {
     if TcpStream::connect(args.listen).await.is_ok() {
         return burst::run(args.listen, burst).await;

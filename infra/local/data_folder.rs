@@ -1,5 +1,5 @@
-//! The folder of everything embedded: used by one runtime at a time, and watched, since it may be removed or replaced
-//! while the system runs. Nothing is started on a folder that is not the one that was opened.
+//! The data folder of the embedded stores. One runtime uses it at a time. It is watched, because it may be removed or
+//! replaced while the system runs; nothing starts on a replaced folder.
 
 use std::{
     fs::{File, OpenOptions, TryLockError, create_dir_all},
@@ -22,7 +22,7 @@ pub(crate) struct DataFolder {
 }
 
 impl DataFolder {
-    /// Makes the folder where it is not there.
+    /// Opens the folder; creates it if it is missing.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
         let path = path.canonicalize()?;
@@ -35,7 +35,7 @@ impl DataFolder {
         &self.path
     }
 
-    /// Takes the folder for this runtime.
+    /// Locks the folder for this runtime.
     pub(crate) fn lock(&self) -> anyhow::Result<()> {
         let path = self.path.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;

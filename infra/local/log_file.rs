@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Writes each line to the file that has the name now; cheap to clone.
+/// Appends lines to the file that currently has the path. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LogFile(Arc<State>);
 
@@ -48,13 +48,13 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Whether the path still leads to the open file.
+/// Whether the path still names the open file.
 pub(crate) fn has_name(file: &File, path: &Path) -> bool {
     let same = || Some(identity(&file.metadata().ok()?) == identity(&path.metadata().ok()?));
     same().unwrap_or(false)
 }
 
-/// What tells a file or folder from another one of the same name.
+/// Device and inode, which tell a file or folder from another of the same name.
 pub(crate) fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }

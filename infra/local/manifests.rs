@@ -1,4 +1,4 @@
-//! Finds the manifests and makes of the functions' what the autoscaler and the processes need.
+//! Finds the manifests and converts Services to the specs that the autoscaler and the processes need.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ fn own_paths() -> Vec<PathBuf> {
     services.chain(Some(PathBuf::from("eventing")).filter(|folder| folder.exists())).collect()
 }
 
-/// The functions as they are to be run.
+/// Converts the Services to function specs.
 pub(crate) fn specs(arrows: &Arrows) -> anyhow::Result<Vec<FunctionSpec>> {
     arrows.services.iter().map(spec).collect()
 }

@@ -1,5 +1,5 @@
-//! Dead letters and replays. Each runs beside the system in a process of its own, with functions of its own:
-//! functions keep nothing, so that more of them do no harm.
+//! Dead letters and replays. A repair command runs its own replicas next to a running system, which is safe because
+//! functions are stateless.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -23,7 +23,7 @@ use crate::{
     via::{Via, ViaSink},
 };
 
-/// Where a replay sends.
+/// Destination of a replay.
 pub(crate) enum Target {
     /// To functions of this process' own, on the stores that the configuration names.
     Own(Serving),
@@ -47,7 +47,7 @@ impl Target {
         })
     }
 
-    /// In words, without secrets.
+    /// Description to print, without secrets.
     fn describe(&self, system: &System) -> String {
         match self {
             Self::Own(_) => format!(
@@ -66,7 +66,7 @@ impl Target {
     }
 }
 
-/// Does what is to be done with the dead letters.
+/// Runs a `dead-letters` command.
 pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyhow::Result<()> {
     let topics = system.arrows.dead_letter_topics();
     let [topic] = topics.as_slice() else {
@@ -178,7 +178,7 @@ fn time(letter: &Letter) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// What a problem says is its detail; what is no problem is shown as it is, on one line.
+/// The `detail` if the reason is a problem document, or else the reason itself.
 fn detail(letter: &Letter) -> String {
     let reason = letter.reason();
     let problem: Option<Value> = serde_json::from_str(&reason).ok();

@@ -1,4 +1,4 @@
-//! The system: functions, arrows and gateway, put together.
+//! The system: functions, event sources and gateway, wired together.
 
 use std::{
     future::Future,
@@ -40,7 +40,7 @@ use crate::{
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the event sources may take to end: longer than they wait for what is under way.
 const SOURCES_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often the data folder is looked at.
+/// Interval at which the data folder is checked.
 const FOLDER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where the system listens, keeps its data and finds its manifests.
@@ -106,7 +106,7 @@ impl System {
         Ok(Serving::start(self.specs.clone(), processes)?)
     }
 
-    /// Runs everything until `stop`, then ends it in the order in which requests flow.
+    /// Runs everything until `stop`, then shuts down in the order in which requests flow.
     pub(crate) async fn run(
         self,
         listener: TcpListener,
@@ -171,7 +171,7 @@ async fn watch_folder(folder: Arc<DataFolder>) {
     }
 }
 
-/// Functions as the place where events are sent.
+/// Delivers events to functions of this process.
 pub(crate) struct FunctionSink(pub(crate) Invoker);
 
 #[async_trait]

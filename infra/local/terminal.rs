@@ -1,5 +1,5 @@
-//! Everything that is written for a terminal. Text from events and answers may hold control sequences that clear the
-//! screen, forge lines or turn the order of characters round; so nothing is written that was not escaped here.
+//! All terminal output. Text from events and responses may hold control sequences that clear the screen, forge lines or
+//! reverse the text direction, so everything is escaped here.
 
 use std::{
     borrow::Cow,
@@ -9,12 +9,12 @@ use std::{
 
 use serde_json::Value;
 
-/// Writes one line to standard output. A terminal that is gone is no reason to stop.
+/// Prints one line to standard output. Errors are ignored: a closed terminal must not stop the system.
 pub(crate) fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{}", escape(line));
 }
 
-/// Writes text of many lines, each indented, so that none of them can be taken for a line of the program's own.
+/// Prints lines of text, each indented, so that none can be mistaken for the program's own output.
 pub(crate) fn print_indented(text: &str) {
     text.split('\n').for_each(|line| print(&format!("  {}", line.strip_suffix('\r').unwrap_or(line))));
 }

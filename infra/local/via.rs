@@ -1,5 +1,5 @@
 //! Functions behind a gateway, to which a replay may send instead of starting functions of its own.
-//! Knows no retry; whoever sends decides what a failure means.
+//! Does not retry; the caller decides what a failure means.
 
 use std::{str::FromStr, time::Duration};
 
@@ -13,9 +13,9 @@ use crate::stores::without_secrets;
 
 /// What stands for a function's name in a URL.
 const FUNCTION: &str = "{function}";
-/// How long a connection may take to come about.
+/// Time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that are read of an answer.
+/// Maximum number of bytes read of a response.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// Where functions are called: a gateway, to which `/function/NAME` is added, or a URL with `{function}` in it, as
