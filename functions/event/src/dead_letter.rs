@@ -49,7 +49,7 @@ impl Event {
     /// itself before is removed.
     #[must_use]
     pub fn dead(mut self, destination: &str, failure: &impl Undelivered) -> Self {
-        self.attributes.retain(|(name, _)| !name.starts_with("knativeerror") && !name.starts_with("kne"));
+        self.attributes.retain(|(name, _)| !name.starts_with("knativeerror"));
         self.set("knativeerrordest", destination);
         let Some(answer) = failure.answer() else { return self };
         self.set("knativeerrorcode", answer.status.as_u16().to_string());

@@ -17,8 +17,8 @@ pub const MAX_ADMITTED_SIZE: usize = 4 * 1024;
 
 /// Attributes that CloudEvents defines; all others are extensions.
 const DEFINED: [&str; 7] = ["specversion", "id", "source", "type", "subject", "time", "dataschema"];
-/// Prefixes of the extensions that tell why an event is a dead letter: nobody outside may write those.
-const RESERVED: [&str; 2] = ["knativeerror", "kne"];
+/// Prefix of the extensions that tell why an event is a dead letter: nobody outside may write those.
+const RESERVED: &str = "knativeerror";
 
 impl Event {
     /// Bytes of the names and percent-encoded values of all attributes and of the content type.
@@ -38,10 +38,10 @@ impl Event {
             ));
         }
         for (name, _) in extensions {
-            if let Some(prefix) = RESERVED.iter().find(|prefix| name.starts_with(**prefix)) {
+            if name.starts_with(RESERVED) {
                 return Err(InvalidEvent::attribute(
                     name,
-                    format!("is reserved: extensions that begin with `{prefix}` describe a dead letter"),
+                    format!("is reserved: extensions that begin with `{RESERVED}` describe a dead letter"),
                 ));
             }
         }

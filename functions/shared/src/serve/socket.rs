@@ -155,7 +155,7 @@ fn problem(status: StatusCode, mark: Option<&HeaderValue>) -> Vec<u8> {
     let detail = match status {
         StatusCode::URI_TOO_LONG => "the request's target is too long; send what it holds in a body",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            "the headers are too many or too large; send at most 100 of them and 128 KiB in all"
+            "the headers are too many or too large; send at most 100 of them and 64 KiB in all"
         }
         _ => "this is no HTTP request that can be parsed; mend its first line and its headers",
     };

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, uri::Author
 use crate::error::Rejection;
 
 /// Most bytes of all names and values of headers. HTTP/1 heads beyond it end earlier, with the same status.
-const HEADER_LIMIT: usize = 128 * 1024;
+const HEADER_LIMIT: usize = 64 * 1024;
 
 /// Refuses a request whose host or framing is not what HTTP wants, and has `Host` name the host that counts: that of
 /// the target where it has one (RFC 9112, 3.2.2).
