@@ -83,7 +83,7 @@ impl Inner {
         let new = sqlx::query(inserted).bind(ids).execute(&mut *transaction).await?.rows_affected();
         if new == 0 {
             // Nothing to make durable; who asked was told so by an earlier commit.
-            return Ok(transaction.rollback().await?);
+            return transaction.rollback().await;
         }
         let now = (self.clock)();
         // What a clock that was ahead wrote into the future is now at the latest. So times and counts grow together,
@@ -106,6 +106,6 @@ impl Inner {
             .bind(FORGOTTEN_AT_ONCE)
             .execute(&mut *transaction)
             .await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await
     }
 }

@@ -246,7 +246,8 @@ async fn break_connections(listener: TcpListener, requests: Arc<AtomicUsize>) ->
         let requests = requests.clone();
         // hyper closes a connection whose service fails, without an answer.
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let breaks = request.uri().path() != "/healthz" && requests.fetch_add(1, SeqCst) % 2 == 0;
+            let breaks =
+                request.uri().path() != "/healthz" && requests.fetch_add(1, SeqCst).is_multiple_of(2);
             let answer = http::Response::new(Full::<Bytes>::default());
             async move { if breaks { Err(io::Error::other("breaks")) } else { Ok(answer) } }
         });

@@ -223,7 +223,7 @@ impl Consumer for SqliteConsumer {
             let progress = "INSERT INTO progress VALUES (?1, ?2, ?3)
                 ON CONFLICT DO UPDATE SET next_seq = max(next_seq, excluded.next_seq)";
             sqlx::query(progress).bind(&group).bind(&topic).bind(next_seq).execute(&mut *transaction).await?;
-            Ok(transaction.commit().await?)
+            transaction.commit().await
         };
         Ok(backend_sqlite::to_its_end(commit).await?)
     }
