@@ -2,12 +2,14 @@
 //! name; a disk that is full loses lines and nothing else.
 
 use std::{
-    fs::{File, OpenOptions, create_dir_all},
+    fs::File,
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use serving::append_to_log;
 
 /// Writes each line to the file that has the name now; cheap to clone.
 #[derive(Clone)]
@@ -21,7 +23,7 @@ struct State {
 impl LogFile {
     /// Opens the file, and makes its folder.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let file = Mutex::new(append(&path)?);
+        let file = Mutex::new(append_to_log(&path)?);
         Ok(Self(Arc::new(State { path, file })))
     }
 }
@@ -31,7 +33,7 @@ impl Write for LogFile {
         let State { path, file } = &*self.0;
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_name(&file, path) {
-            *file = append(path)?;
+            *file = append_to_log(path)?;
         }
         file.write(line)
     }
@@ -39,13 +41,6 @@ impl Write for LogFile {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        create_dir_all(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// Whether the path still leads to the open file.
@@ -77,5 +72,16 @@ mod tests {
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         log.write_all(b"three\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_data_folder_that_was_removed_does_not_come_back_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let mut log = LogFile::open(data.join("logs/runtime.log")).unwrap();
+        fs::rename(&data, folder.path().join("moved")).unwrap();
+        assert!(log.write_all(b"lost\n").is_err());
+        assert!(!data.exists());
     }
 }

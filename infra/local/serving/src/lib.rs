@@ -39,7 +39,7 @@ use crate::{
 pub use crate::{
     invoker::Invoker,
     liveness::LivenessProbe,
-    process::{Launch, Launched, Launcher, Processes},
+    process::{Launch, Launched, Launcher, Processes, append_to_log},
 };
 
 /// How often concurrency is sampled; the autoscaler decides at every second sample.
