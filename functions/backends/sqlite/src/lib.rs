@@ -242,11 +242,24 @@ impl Open {
     }
 
     async fn connect(&self) -> Result<SqliteConnection, Error> {
-        let connection = for_writing(&self.options).connect().await?;
+        let mut connection = for_writing(&self.options).connect().await?;
         // The connection may have met another file than the one that was checked before.
         self.check_files()?;
         self.files().note_beside();
+        flush(&mut connection).await?;
         Ok(connection)
+    }
+}
+
+/// Moves all of the write-ahead log into the database file, durably, and begins the log anew. After a failed fsync the
+/// log may hold transactions that can be read and are not on disk; the kernel does not try to write them again, and what
+/// is appended behind them would be lost with them.
+async fn flush(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let (busy, _, _): (i64, i64, i64) = sqlx::query_as(checkpoint).fetch_one(connection).await?;
+    match busy {
+        0 => Ok(()),
+        _ => Err(sqlx::Error::Protocol("readers hold up the checkpoint after a failed write".to_owned()).into()),
     }
 }
 
@@ -324,6 +337,8 @@ impl Transaction<'_> {
 
     async fn end(mut self, statement: &'static str) -> Result<(), Error> {
         sqlx::raw_sql(statement).execute(&mut self.connection).await?;
+        // What was committed into a file that lost its name meanwhile is lost.
+        self.slot.write.open.check_files()?;
         *self.slot.write.writer = Some(self.connection);
         self.slot.returned = true;
         Ok(())
