@@ -19,18 +19,8 @@ export IMAGES TAG
 # The finished compose file of the forwarder on faasd.
 RENDERED="${RENDERED:-target/deploy/faasd.yaml}"
 servers=(kafka mysql cassandra)
-work=$(mktemp -d)
-children=()
-clean() {
-  local child
-  for child in "${children[@]}"; do kill "$child" 2>/dev/null || true; done
-  rm -rf "$work"
-}
-trap clean EXIT
-
-step() { printf '\n== %s\n' "$*"; }
-die() { printf 'deploy: %s\n' "$*" >&2 && exit 1; }
-
+# shellcheck source=infra/deploy/frame.sh
+. infra/deploy/frame.sh
 # shellcheck source=infra/deploy/preflight.sh
 . infra/deploy/preflight.sh
 # shellcheck source=infra/deploy/secrets.sh

@@ -5,21 +5,11 @@
 # them counted and stored exactly once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-KUBERNETES="${KUBERNETES:-kindest/node:v1.34.0}" KNATIVE_RELEASE="${KNATIVE_RELEASE:-knative-v1.20.0}"
+KUBERNETES="${KUBERNETES:-kindest/node:v1.34.0}" KNATIVE_RELEASE="${KNATIVE_RELEASE:-knative-v1.22.0}"
 CLUSTER="${CLUSTER:-lambda}" USERS="${USERS:-500}" TIMEOUT="${TIMEOUT:-900}"
 export TIMEOUT
-work=$(mktemp -d)
-children=()
-clean() {
-  local child
-  for child in "${children[@]}"; do kill "$child" 2>/dev/null || true; done
-  rm -rf "$work"
-}
-trap clean EXIT
-
-step() { printf '\n== %s\n' "$*"; }
-die() { printf 'kind: %s\n' "$*" >&2 && exit 1; }
-
+# shellcheck source=infra/deploy/frame.sh
+. infra/deploy/frame.sh
 # shellcheck source=infra/deploy/preflight.sh
 . infra/deploy/preflight.sh
 # shellcheck source=infra/deploy/smoke.sh

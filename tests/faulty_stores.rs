@@ -16,7 +16,7 @@ use crate::{
     app::{App, DEADLINE, Options, signal},
     function::{Function, ask_until_ready},
     place::{Place, Services},
-    proxy::Proxy,
+    proxy::{Proxy, master_url_at, mysql_server},
     wire,
 };
 
@@ -232,8 +232,8 @@ async fn a_store_whose_network_is_cut_holds_up_others_for_seconds_only() {
     let place = Place::new();
     let Place::Services(services) = &place else { return eprintln!("not run: there are no services here") };
     let folder = tempfile::tempdir().unwrap();
-    let proxy = Proxy::start(services.mysql_server(), Duration::ZERO);
-    let far = [("MASTER_URL", services.master_url_at(&proxy.address.to_string()))];
+    let proxy = Proxy::start(&mysql_server(services), Duration::ZERO);
+    let far = [("MASTER_URL", master_url_at(services, &proxy.address.to_string()))];
     let near = [("MASTER_URL", services.master_url())];
     let (cut, other) =
         (Function::start("store", folder.path(), &far), Function::start("store", folder.path(), &near));

@@ -124,16 +124,6 @@ impl Services {
         format!("{}/{}", self.mysql, self.name)
     }
 
-    /// The master's URL with the server reached at another `host:port`.
-    pub fn master_url_at(&self, server: &str) -> String {
-        self.master_url().replace(self.mysql_server(), server)
-    }
-
-    /// Host and port of MySQL.
-    pub fn mysql_server(&self) -> &str {
-        self.mysql.rsplit_once('@').map_or(self.mysql.as_str(), |(_, server)| server)
-    }
-
     pub fn views_url(&self) -> String {
         format!("cassandra://{}/{}", self.cassandra, self.name)
     }

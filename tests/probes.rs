@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::{
     function::{Function, ask_until_ready, probe_until_ready},
     place::{Place, Services},
-    proxy::Proxy,
+    proxy::{Proxy, master_url_at, mysql_server},
     wire,
 };
 
@@ -69,7 +69,7 @@ async fn twenty_replicas_on_an_empty_folder_get_ready_at_once() {
 
 fn urls(services: &Services, mysql: &Proxy, cassandra: &Proxy) -> [(&'static str, String); 2] {
     [
-        ("MASTER_URL", services.master_url_at(&mysql.address.to_string())),
+        ("MASTER_URL", master_url_at(services, &mysql.address.to_string())),
         ("VIEWS_URL", format!("cassandra://{}/{}", cassandra.address, services.name)),
     ]
 }
@@ -83,7 +83,7 @@ async fn twenty_replicas_get_ready_on_empty_servers_far_away() {
         let (alone, together) = (Place::new(), Place::new());
         let (Place::Services(alone), Place::Services(together)) = (&alone, &together) else { unreachable!() };
         // Half of a round trip in each direction.
-        let mysql = Proxy::start(alone.mysql_server(), delay / 2);
+        let mysql = Proxy::start(&mysql_server(alone), delay / 2);
         let cassandra = Proxy::start(&alone.cassandra, delay / 2);
         let folder = tempfile::tempdir().unwrap();
         let mut patient = Duration::ZERO;

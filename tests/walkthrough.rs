@@ -77,7 +77,13 @@ async fn every_documented_way_to_a_function_leads_there() {
         assert_eq!(answer.status(), 200, "{host}{path}");
         assert_eq!(counts(&serde_json::from_slice(answer.body()).unwrap()), [0; 0]);
     }
-    for path in ["/", "/service-analytics/", "/service-analytics"] {
+    let folder =
+        app.send(hyper::Request::get("/service-analytics").body(bytes::Bytes::new()).unwrap()).await.unwrap();
+    assert_eq!(
+        (folder.status().as_u16(), &folder.headers()["location"]),
+        (308, &"/service-analytics/".parse().unwrap())
+    );
+    for path in ["/", "/service-analytics/"] {
         let answer = app.send(hyper::Request::get(path).body(bytes::Bytes::new()).unwrap()).await.unwrap();
         let kind = answer.headers()["content-type"].to_str().unwrap();
         assert!(answer.status() == 200 && kind.starts_with("text/html"), "{path}: {}", answer.status());

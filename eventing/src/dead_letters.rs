@@ -100,7 +100,7 @@ struct Resolution {
 pub enum LetterError {
     /// The function did not take it.
     #[error("{}", .0.why)]
-    Failed(Failure),
+    Failed(Box<Failure>),
     /// It cannot be sent at all.
     #[error("it cannot be sent")]
     Undecodable(#[from] Undecodable),
@@ -165,7 +165,9 @@ impl Letter {
             .unwrap_or_else(|panic| Err(LetterError::Unsendable(panic_message(&*panic))))?;
         // Whoever repairs is there to try again; a few tries bridge a restart.
         let delivery = Delivery { retry: 3, ..Delivery::KAFKA_SOURCE };
-        deliver(&Limited(sink), function, request, &delivery, |_| {}).await.map_err(LetterError::Failed)?;
+        deliver(&Limited(sink), function, request, &delivery, |_| {})
+            .await
+            .map_err(|failure| LetterError::Failed(Box::new(failure)))?;
         self.resolve(log, topic, "replayed").await
     }
 

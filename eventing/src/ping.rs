@@ -88,7 +88,7 @@ async fn tick(
         under_way.spawn(async move {
             sleep(Duration::from_millis(u64::from(Uuid::new_v4().as_fields().0) % SPREAD_MS)).await;
             match AssertUnwindSafe(send(&*sink, &metadata, &spec, now)).catch_unwind().await {
-                Ok(Ok(())) => return health.recovered(),
+                Ok(Ok(())) => health.recovered(),
                 Ok(Err(why)) => lost(&metadata, &health, why),
                 Err(panic) => lost(&metadata, &health, format!("panicked: {}", panic_message(&*panic))),
             }

@@ -2,14 +2,16 @@
 //! name; a disk that is full loses lines and nothing else.
 
 use std::{
-    fs::{File, OpenOptions, create_dir_all},
+    fs::File,
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Appends lines to the file that currently has the path. Cheap to clone.
+use serving::append_to_log;
+
+/// Writes each line to the file that has the name now; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LogFile(Arc<State>);
 
@@ -21,7 +23,7 @@ struct State {
 impl LogFile {
     /// Opens the file, and makes its folder.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let file = Mutex::new(append(&path)?);
+        let file = Mutex::new(append_to_log(&path)?);
         Ok(Self(Arc::new(State { path, file })))
     }
 }
@@ -31,7 +33,7 @@ impl Write for LogFile {
         let State { path, file } = &*self.0;
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_name(&file, path) {
-            *file = append(path)?;
+            *file = append_to_log(path)?;
         }
         file.write(line)
     }
@@ -41,20 +43,13 @@ impl Write for LogFile {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        create_dir_all(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// Whether the path still names the open file.
+/// Whether the path still leads to the open file.
 pub(crate) fn has_name(file: &File, path: &Path) -> bool {
     let same = || Some(identity(&file.metadata().ok()?) == identity(&path.metadata().ok()?));
     same().unwrap_or(false)
 }
 
-/// Device and inode, which tell a file or folder from another of the same name.
+/// What tells a file or folder from another one of the same name.
 pub(crate) fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
@@ -77,5 +72,16 @@ mod tests {
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         log.write_all(b"three\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_data_folder_that_was_removed_does_not_come_back_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let mut log = LogFile::open(data.join("logs/runtime.log")).unwrap();
+        fs::rename(&data, folder.path().join("moved")).unwrap();
+        assert!(log.write_all(b"lost\n").is_err());
+        assert!(!data.exists());
     }
 }

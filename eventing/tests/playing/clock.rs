@@ -43,8 +43,7 @@ async fn ticks(step: TimeDelta, minutes: u64) -> Vec<String> {
     sleep(Duration::from_secs(60 * minutes)).await;
     stop.cancel();
     running.await.unwrap();
-    let times = times.lock().unwrap().clone();
-    times
+    times.lock().unwrap().clone()
 }
 
 #[tokio::test(start_paused = true)]

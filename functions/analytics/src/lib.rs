@@ -1,5 +1,5 @@
-//! `analytics`: answers from both layers, the batch layer's longest name and both histories of the number of users.
-//! Knows the views and the master dataset; computes nothing that grows with the data.
+//! `analytics`: merges both layers: the batch layer's longest name, and the two histories of the number of users.
+//! Depends on the views and the master; computes nothing that grows with the data.
 
 mod dashboard;
 mod merge;
@@ -49,7 +49,7 @@ pub fn routes(views: Arc<dyn Views>, master: Arc<dyn Master>) -> Router {
     .route(Method::GET, "/", |_| async { Ok(dashboard::page()) })
 }
 
-/// The answer of `GET /analytics`.
+/// The response of `GET /analytics`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Analytics {
@@ -57,7 +57,7 @@ struct Analytics {
     user_count: Vec<Row>,
 }
 
-/// A point of the history as it is answered.
+/// A point of the history in the response.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -76,7 +76,8 @@ impl From<Point> for Row {
 async fn analytics(views: &dyn Views, master: &dyn Master, request: &Request) -> Result<Response, Error> {
     let query = Query::parse(&request.query)?;
     let longest_name_user = master.longest().await.map_err(|e| Error::unavailable(&e))?;
-    // One more than asked for tells whether there are older ones; another may fall away where two layers share a step.
+    // Ask for one more, which tells whether older points exist, and another one that may fall away where the layers
+    // share a step.
     let mut window = query.window;
     window.limit += 2;
     let mut points = merge::newest_first(views, master, window).await?;

@@ -1,4 +1,4 @@
-//! One history from two: the speed layer's points as far back as they are kept, the batch layer's before that.
+//! Merges two histories: the speed layer's points as far back as it keeps them, the batch layer's before that.
 
 use backend_master::Master;
 use backend_views::Views;
@@ -16,8 +16,8 @@ pub async fn newest_first(
     let Some(seam) = views.oldest().await.map_err(|e| Error::unavailable(&e))? else {
         return master.minutes(window).await.map_err(|e| Error::unavailable(&e));
     };
-    // What the batch layer knows from before the seam; speed points that do not grow beyond it say nothing new,
-    // as after the views were lost and are being counted anew.
+    // The batch layer's count at the seam. Speed points that do not exceed it add nothing, for example while lost views
+    // are being rebuilt.
     let before = Window { to: Some(seam.time), limit: 1, ..Window::default() };
     let floor = master.minutes(before).await.map_err(|e| Error::unavailable(&e))?.pop().map(|p| p.user_count);
     let speed = Window { above: window.above.max(floor), ..window };
@@ -32,7 +32,7 @@ pub async fn newest_first(
         points.extend(master.minutes(older).await.map_err(|e| Error::unavailable(&e))?);
     }
     if let Some(step) = window.step_s {
-        // A step that the seam lies in has a last point in both layers; the newer one is the step's.
+        // If the seam lies inside a step, both layers have a last point in it; the newer one wins.
         points.dedup_by_key(|p| p.time.timestamp().div_euclid(step));
     }
     Ok(points)

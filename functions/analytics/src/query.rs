@@ -7,12 +7,12 @@ use shared::{
     history::{Point, Window},
 };
 
-/// Points of one answer unless told otherwise.
+/// Default number of points.
 const DEFAULT_LIMIT: usize = 1_000;
-/// Most points of one answer.
+/// Maximum number of points.
 const MOST: usize = 10_000;
 
-/// What is asked for.
+/// A parsed query.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Query {
     /// Which points; `limit` is what was asked for.
@@ -22,7 +22,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// Reads a query string; a rejection names the parameter that is wrong.
+    /// Parses a query string; a rejection names the invalid parameter.
     pub fn parse(query: &str) -> Result<Self, Rejection> {
         let mut window = Window { limit: DEFAULT_LIMIT, ..Window::default() };
         let mut step = None;
@@ -91,8 +91,8 @@ fn time(name: &str, value: &str) -> Result<DateTime<Utc>, Rejection> {
         .map_err(|_| bad(name, "must be a time of RFC 3339 like 2022-05-14T16:57:40Z"))
 }
 
-/// RFC 3339 has the years 0 to 9999. An offset can lead out of them, and then a `Link` could not name the time; no
-/// point lies out there, so the edge stands for it. A leap second is the second that follows it.
+/// RFC 3339 covers the years 0 to 9999. An offset can lead outside, where a `Link` could not express the time. No point
+/// lies there, so clamp to the edge. A leap second counts as the following second.
 fn within_years(time: DateTime<Utc>) -> DateTime<Utc> {
     const FIRST: i64 = -62_167_219_200;
     const LAST: i64 = 253_402_300_799;

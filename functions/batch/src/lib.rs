@@ -1,5 +1,5 @@
-//! `batch`, the batch layer: on every tick brings the batch views up to date from the master dataset.
-//! Knows the master dataset alone; what a tick costs is decided there.
+//! `batch`, the batch layer: on every tick, updates the batch views from the master dataset. Depends on the master
+//! only, which decides what a tick costs.
 
 use std::{process::ExitCode, sync::Arc};
 

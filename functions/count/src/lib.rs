@@ -1,5 +1,4 @@
-//! `count`, the speed layer: counts distinct users as events come.
-//! Knows the views; nothing of the log or of the master dataset.
+//! `count`, the speed layer: counts distinct users as events arrive. Depends on the views only.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -17,7 +16,7 @@ use shared::{
 };
 use uuid::Uuid;
 
-/// Most ids of one commit.
+/// Maximum number of ids per commit.
 const GROUP: usize = 1_000;
 
 /// Runs the function until SIGTERM.

@@ -1,4 +1,4 @@
-//! What CloudEvents asks of each attribute, whatever mode it came in.
+//! Validation of attributes, the same for all modes.
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 use iri_string::{spec::IriSpec, validate};
@@ -9,12 +9,12 @@ use crate::{
     media,
 };
 
-/// Largest offset from UTC that Java's clients read, seconds.
+/// Largest UTC offset that Java's clients accept, seconds.
 const MAX_OFFSET_S: i32 = 18 * 3600;
-/// `2018-04-05T03:56:24.123456789+00:00`: the longest time that all clients read.
-const MAX_TIME_LENGTH: usize = 35;
+/// Most digits of a second's fraction that all clients read: nanoseconds.
+const MAX_FRACTION_DIGITS: usize = 9;
 
-/// What a name of an attribute must be; `Err` names it.
+/// Checks an attribute's name; `Err` names it.
 pub(crate) fn check_name(name: &str) -> Result<(), InvalidEvent> {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Err(InvalidEvent::attribute(name, "must be named with lower-case letters and digits alone"));
@@ -32,7 +32,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), InvalidEvent> {
     }
 }
 
-/// The error of an event with more attributes than anybody could send.
+/// The error for more attributes than anybody could send.
 pub(crate) fn too_many(name: &str) -> InvalidEvent {
     InvalidEvent::attribute(
         name,
@@ -40,7 +40,7 @@ pub(crate) fn too_many(name: &str) -> InvalidEvent {
     )
 }
 
-/// The event in its normal form, or what is wrong with it.
+/// The normalised event, or what is wrong with it.
 pub(crate) fn checked(mut event: Event) -> Result<Event, InvalidEvent> {
     if let Some((name, _)) = event.attributes.get(MAX_ATTRIBUTES) {
         return Err(too_many(name));
@@ -90,9 +90,9 @@ pub(crate) fn is_uri(name: &str, value: &str) -> Option<bool> {
     }
 }
 
-/// A reference of RFC 3986 or 3987, as Java and Go read it, too.
+/// A reference of RFC 3986 or 3987 that Java and Go accept, too.
 fn is_uri_reference(text: &str) -> bool {
-    // Java's `URI` takes neither an empty part after the scheme nor an empty authority without a path.
+    // Java's `URI` rejects an empty part after the scheme, and an empty authority without a path.
     let before_fragment = text.split('#').next().unwrap_or_default();
     let is_hollow =
         text.is_empty() || before_fragment.ends_with(':') || text.ends_with("//") && is_authority(text);
@@ -108,8 +108,8 @@ fn is_absolute_uri(text: &str) -> bool {
     is_uri_reference(text) && validate::iri::<IriSpec>(text).is_ok()
 }
 
-/// A time as all clients read it: RFC 3339 with `T`, no leap second, an offset of at most 18 hours, at most nine
-/// digits of a second; what differs is written in UTC.
+/// A time that all clients accept: RFC 3339 with `T`, no leap second, an offset of at most 18 hours, at most nine
+/// fractional digits. Other forms are rewritten in UTC.
 fn time(text: &str) -> Result<String, &'static str> {
     const FAULT: &str = "must be a time of RFC 3339 like `2018-04-05T03:56:24Z`";
     let upper = text.to_ascii_uppercase();
@@ -124,7 +124,8 @@ fn time(text: &str) -> Result<String, &'static str> {
     if !(1..=9999).contains(&utc.year()) {
         return Err("must lie in the years 0001 to 9999 in UTC");
     }
-    let is_common = time.offset().local_minus_utc().abs() <= MAX_OFFSET_S && upper.len() <= MAX_TIME_LENGTH;
+    let digits = upper.bytes().skip("2018-04-05T03:56:24.".len()).take_while(u8::is_ascii_digit).count();
+    let is_common = time.offset().local_minus_utc().abs() <= MAX_OFFSET_S && digits <= MAX_FRACTION_DIGITS;
     Ok(if is_common { upper } else { utc.to_rfc3339_opts(SecondsFormat::AutoSi, true) })
 }
 

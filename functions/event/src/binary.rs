@@ -1,4 +1,4 @@
-//! Binary mode: attributes as headers. A value is encoded as `%XX` of its UTF-8 bytes where a header cannot hold it.
+//! Binary mode: attributes as headers. A value is percent-encoded (UTF-8) where a header cannot hold it.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,10 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 
 use crate::{Event, InvalidEvent, Undecodable, attribute, dead_letter, limits::MAX_ATTRIBUTES, media};
 
-/// What a CloudEvents header encodes: all but printable ASCII, and `"` and `%` of that.
+/// Characters that a CloudEvents header encodes: all but printable ASCII, plus `"` and `%`.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// Reads the event that a request's headers and body are.
+/// Reads the event from a request's headers and body.
 pub(crate) fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Event, InvalidEvent> {
     let mut event = Event { data: body.clone(), ..Event::default() };
     for (header, value) in headers {
@@ -29,7 +29,7 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Event, Invalid
     attribute::checked(event)
 }
 
-/// The only content type of a request; an empty one is none.
+/// The request's only content type; an empty one counts as missing.
 pub(crate) fn content_type(headers: &HeaderMap) -> Result<Option<String>, InvalidEvent> {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let first = values.next();
@@ -42,7 +42,7 @@ pub(crate) fn content_type(headers: &HeaderMap) -> Result<Option<String>, Invali
     Ok(text.filter(|text| !text.trim().is_empty()).map(str::to_owned))
 }
 
-/// A header's value, unquoted as older senders quote it, and percent-decoded once.
+/// A header's value, unquoted (older senders quote it) and percent-decoded once.
 fn decode_value(name: &str, bytes: &[u8]) -> Result<String, InvalidEvent> {
     let not_utf8 = |_| InvalidEvent::attribute(name, "must be UTF-8");
     let text = std::str::from_utf8(bytes).map_err(not_utf8)?;
@@ -52,14 +52,14 @@ fn decode_value(name: &str, bytes: &[u8]) -> Result<String, InvalidEvent> {
         Ok(decoded) => attribute::is_uri(name, decoded) != Some(false),
         Err(_) => false,
     };
-    // A URI is ASCII with escapes of its own, and many senders do not encode those again.
+    // A URI is ASCII with its own escapes, and many senders do not encode those again.
     if !is_usable && attribute::is_uri(name, &text) == Some(true) {
         return Ok(text.into_owned());
     }
     Ok(decoded.map_err(not_utf8)?.into_owned())
 }
 
-/// The content of an RFC 9110 quoted string; anything else as it is.
+/// The content of an RFC 9110 quoted string; anything else unchanged.
 fn unquoted(text: &str) -> Cow<'_, str> {
     let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
         return Cow::Borrowed(text);
@@ -80,13 +80,13 @@ fn unquoted(text: &str) -> Cow<'_, str> {
     Cow::Owned(content)
 }
 
-/// Bytes of a value in a header.
+/// Size of a value in a header, bytes.
 pub(crate) fn encoded_len(value: &str) -> usize {
     utf8_percent_encode(value, ENCODED).map(str::len).sum()
 }
 
 impl Event {
-    /// The request of binary mode that a source sends. `Undecodable` where HTTP or the limits of a receiver forbid it.
+    /// The binary-mode request that a source sends. `Undecodable` if HTTP or a receiver's limits forbid it.
     pub fn to_request(&self, namespace: &str) -> Result<Request<Bytes>, Undecodable> {
         let event = dead_letter::without_record(self);
         event.check_sendable()?;

@@ -1,6 +1,6 @@
-//! What OpenFaaS' connectors send, as the CloudEvent that it stands for. They know no CloudEvents: the Pro Kafka
-//! connector posts a record's raw value and says in headers where it lies
-//! (<https://docs.openfaas.com/openfaas-pro/kafka-events>), the cron connector posts next to nothing.
+//! Requests of OpenFaaS' connectors, as the CloudEvents that they stand for. The Pro Kafka connector posts a record's
+//! raw value and its position in headers (<https://docs.openfaas.com/openfaas-pro/kafka-events>); the cron connector
+//! posts almost nothing.
 
 use std::fmt::Display;
 
@@ -51,7 +51,7 @@ fn tick(body: &Bytes) -> Event {
     event
 }
 
-/// The event that the record is, or else one around it, as a KafkaSource makes it.
+/// The event in the record, or a wrapper as a KafkaSource makes it.
 fn record(headers: &HeaderMap, topic: &str, body: &Bytes) -> Result<Event, InvalidEvent> {
     let own = |name: &str| headers.get(format!("{RECORD_HEADER}{name}"));
     let text = |name: &str| own(name).map(|value| text(name, value)).transpose();
@@ -83,7 +83,7 @@ fn record(headers: &HeaderMap, topic: &str, body: &Bytes) -> Result<Event, Inval
     attribute::checked(event)
 }
 
-/// The attributes of a record in binary mode, which the connector puts into headers without encoding them.
+/// The attributes of a binary-mode record, which the connector copies into headers without encoding.
 fn binary(headers: &HeaderMap) -> Result<Event, InvalidEvent> {
     let mut event = Event::default();
     for (header, value) in headers {
@@ -105,7 +105,7 @@ fn text(name: &str, value: &HeaderValue) -> Result<String, InvalidEvent> {
     Ok(text.map_err(|_| InvalidEvent::attribute(name, "must be UTF-8"))?.to_owned())
 }
 
-/// The record's key; the connector encodes one that is not text.
+/// The record's key; the connector encodes a key that is not text.
 fn key(headers: &HeaderMap) -> Option<String> {
     let key = headers.get("x-kafka-key")?.as_bytes();
     let is_encoded = headers.get("x-kafka-key-enc").is_some_and(|encoding| encoding == "b64");

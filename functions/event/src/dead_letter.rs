@@ -1,4 +1,4 @@
-//! Events of the dead letter: with why they could not be delivered, or around a record that cannot be sent at all.
+//! Dead-letter events: with the reason of the failure, or wrapped around a record that cannot be sent.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,7 @@ const MAX_HEADERS: usize = 256 * 1024;
 const MAX_RECORD: usize = 900_000;
 /// Longest key that is also the dead letter's own key.
 const MAX_PARTITION_KEY: usize = 1_024;
-/// What tells of an undeliverable record itself, and goes to no function.
+/// Attributes that describe an undeliverable record; they are never sent to a function.
 const RECORD: [&str; 3] = ["recordkey", "recordheaders", "recordtruncated"];
 
 /// The last answer to an event that was not delivered.
@@ -49,7 +49,7 @@ impl Event {
     /// itself before is removed.
     #[must_use]
     pub fn dead(mut self, destination: &str, failure: &impl Undelivered) -> Self {
-        self.attributes.retain(|(name, _)| !name.starts_with("knativeerror") && !name.starts_with("kne"));
+        self.attributes.retain(|(name, _)| !name.starts_with("knativeerror"));
         self.set("knativeerrordest", destination);
         let Some(answer) = failure.answer() else { return self };
         self.set("knativeerrorcode", answer.status.as_u16().to_string());

@@ -1,5 +1,5 @@
-//! CloudEvents' JSON format: structured mode, and batches of it. The work is linear in the text: members are counted
-//! while they are read, and more of them than an event may have end it at once.
+//! CloudEvents' JSON format: structured and batched mode. The work is linear in the input: members are counted while
+//! they are read, and reading stops when there are too many.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{Event, InvalidEvent, attribute, error::printable, limits::MAX_ATTRIBUTES, media};
 
-/// Most members of an event: its attributes, `datacontenttype`, `data` and `data_base64`.
+/// Maximum number of members: attributes, `datacontenttype`, `data` and `data_base64`.
 const MAX_MEMBERS: usize = MAX_ATTRIBUTES + 3;
-/// Attributes that JSON, too, writes as strings only.
+/// Attributes that are strings in JSON, too.
 const STRINGS: [&str; 8] =
     ["specversion", "id", "source", "type", "subject", "time", "dataschema", "datacontenttype"];
 /// What serde_json takes for something else than a member's name.
@@ -53,9 +53,9 @@ pub(crate) fn decode(json: &str) -> Result<Event, InvalidEvent> {
     attribute::checked(event)
 }
 
-/// Reads a batch, and stops at the first event that is none.
+/// Reads a batch, and stops at the first invalid event.
 ///
-/// Answers the events before it and what is wrong with it; `Err` when the batch as a whole is no JSON array.
+/// Returns the events before it and its error; `Err` if the batch is no JSON array.
 pub(crate) fn decode_batch(json: &str) -> Result<(Vec<Event>, Option<InvalidEvent>), InvalidEvent> {
     let (mut events, mut failure) = (Vec::new(), None);
     let mut deserializer = serde_json::Deserializer::from_str(json);
@@ -70,7 +70,7 @@ pub(crate) fn decode_batch(json: &str) -> Result<(Vec<Event>, Option<InvalidEven
     }
 }
 
-/// A member's value as text; `null` is none. Numbers and booleans are CloudEvents' Integer and Boolean.
+/// A member's value as text; `null` means absent. Numbers and booleans are CloudEvents' Integer and Boolean.
 fn text(name: &str, raw: &RawValue) -> Result<Option<String>, InvalidEvent> {
     let json = raw.get();
     let is_string_only = STRINGS.contains(&name);
@@ -90,7 +90,7 @@ fn text(name: &str, raw: &RawValue) -> Result<Option<String>, InvalidEvent> {
     }
 }
 
-/// The bytes that `data` stands for: JSON as it is written, or the text of a string of another type.
+/// The bytes of `data`: JSON as written, or the content of a string if the type is not JSON.
 fn content(raw: &RawValue, content_type: Option<&str>) -> Result<Bytes, InvalidEvent> {
     let is_json = content_type.is_none_or(media::is_json);
     if is_json || !raw.get().starts_with('"') {
@@ -110,7 +110,7 @@ fn from_base64(raw: &RawValue) -> Result<Bytes, InvalidEvent> {
     Ok(bytes.into())
 }
 
-/// The members of a JSON object in order, none of them twice.
+/// The members of a JSON object in order; duplicates are an error.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
@@ -139,7 +139,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// The events of a batch, until one is none.
+/// The events of a batch, up to the first invalid one.
 struct Items<'a> {
     events: &'a mut Vec<Event>,
     failure: &'a mut Option<InvalidEvent>,
@@ -178,8 +178,8 @@ impl<'de> DeserializeSeed<'de> for Raw {
 }
 
 impl Event {
-    /// The event in structured mode (CloudEvents' JSON format); an array of these is a batch. Data that is no JSON, or
-    /// that would not come back the same, stands in `data_base64`.
+    /// The event in structured mode (CloudEvents' JSON format); an array of these is a batch. Data that is not JSON, or
+    /// would not survive a round trip, is in `data_base64`.
     #[must_use]
     pub fn to_structured(&self) -> Value {
         let text = |(name, value): &(String, String)| (name.clone(), Value::from(value.clone()));
@@ -194,14 +194,14 @@ impl Event {
         Value::Object(members)
     }
 
-    /// The data as JSON, where it is that. Without a content type it is, in this format as in binary mode.
+    /// The data as JSON, if it is. A missing content type means JSON, as in binary mode.
     fn json_data(&self) -> Option<Value> {
         let is_json = self.content_type.as_deref().is_none_or(media::is_json);
         let is_plain = !self.data.windows(MAGIC.len()).any(|window| window == MAGIC);
         if !is_json || !is_plain {
             return None;
         }
-        // `null` would read as no data at all.
+        // `null` would be read as no data.
         serde_json::from_slice(&self.data).ok().filter(|data: &Value| !data.is_null())
     }
 }

@@ -1,7 +1,7 @@
 //! CloudEvents 1.0: one `Event`, read from and written to HTTP (binary, structured, batched), log records and JSON.
 //!
-//! Attributes are text from end to end, and the data stays the bytes that came: nothing is parsed that is only passed
-//! on. Does no I/O; knows neither users nor the log behind the records.
+//! Attributes stay text, and the data stays the bytes received: what is only forwarded is never parsed. Does no I/O;
+//! knows neither users nor the log.
 
 mod attribute;
 mod binary;
@@ -30,16 +30,16 @@ pub use crate::{
 /// An event: its attributes as text, and the bytes of its data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event {
-    /// Attributes and extensions by name, `specversion` among them and `datacontenttype` not. Each name once.
+    /// Attributes and extensions by name, including `specversion`, excluding `datacontenttype`. Names are unique.
     pub attributes: Vec<(String, String)>,
-    /// Media type of the data (`datacontenttype`); without one it is JSON.
+    /// Media type of the data (`datacontenttype`); if absent, JSON.
     pub content_type: Option<String>,
     /// The data; empty when there is none.
     pub data: Bytes,
 }
 
 impl Event {
-    /// An event with the attributes that each one must have, and no data.
+    /// An event with the required attributes and no data.
     #[must_use]
     pub fn new(id: impl Into<String>, source: impl Into<String>, kind: impl Into<String>) -> Self {
         let attributes = [

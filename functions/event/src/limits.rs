@@ -1,10 +1,10 @@
-//! How large an event may be. An acknowledged event passes servers that bound their headers: a KafkaSink takes 8 KiB of
-//! them, hyper 100 over HTTP/1.1 and 16 KiB over HTTP/2. So ingest admits less than functions receive: the difference
-//! is room for what sources, proxies and the dead letter add on the way.
+//! Size limits of events. An acknowledged event passes servers that limit headers: a KafkaSink takes 8 KiB, hyper 100
+//! headers over HTTP/1.1 and 16 KiB over HTTP/2. So `ingest` admits less than functions accept: the difference is room
+//! for what sources, proxies and dead letters add.
 
 use crate::{Event, InvalidEvent, binary, error::Undecodable};
 
-/// Longest name of an attribute, bytes. CloudEvents advises 20; KafkaSource's own names are longer.
+/// Maximum length of an attribute's name, bytes. CloudEvents advises 20; KafkaSource's own names are longer.
 pub const MAX_ATTRIBUTE_NAME: usize = 64;
 /// Most attributes, extensions included, of an event that is received or sent.
 pub const MAX_ATTRIBUTES: usize = 64;
@@ -17,8 +17,8 @@ pub const MAX_ADMITTED_SIZE: usize = 4 * 1024;
 
 /// Attributes that CloudEvents defines; all others are extensions.
 const DEFINED: [&str; 7] = ["specversion", "id", "source", "type", "subject", "time", "dataschema"];
-/// Prefixes of the extensions that tell why an event is a dead letter: nobody outside may write those.
-const RESERVED: [&str; 2] = ["knativeerror", "kne"];
+/// Prefix of the extensions that describe a dead letter: clients may not set them.
+const RESERVED: &str = "knativeerror";
 
 impl Event {
     /// Bytes of the names and percent-encoded values of all attributes and of the content type.
@@ -27,8 +27,8 @@ impl Event {
         self.attributes.iter().map(size).sum::<usize>() + self.content_type.as_ref().map_or(0, String::len)
     }
 
-    /// Whether an event from outside may be acknowledged: it fits on every hop to the functions and, with the reason
-    /// added, into the dead letter and back. An error names the attribute to change.
+    /// Checks whether an event may be acknowledged: it fits on every hop to the functions and, with the reason added,
+    /// into the dead letters and back. The error names the attribute to change.
     pub fn admit(&self) -> Result<(), InvalidEvent> {
         let extensions = self.attributes.iter().filter(|(name, _)| !DEFINED.contains(&name.as_str()));
         if let Some((name, _)) = extensions.clone().nth(MAX_ADMITTED_EXTENSIONS) {
@@ -38,10 +38,10 @@ impl Event {
             ));
         }
         for (name, _) in extensions {
-            if let Some(prefix) = RESERVED.iter().find(|prefix| name.starts_with(**prefix)) {
+            if name.starts_with(RESERVED) {
                 return Err(InvalidEvent::attribute(
                     name,
-                    format!("is reserved: extensions that begin with `{prefix}` describe a dead letter"),
+                    format!("is reserved: extensions that begin with `{RESERVED}` describe a dead letter"),
                 ));
             }
         }
@@ -53,7 +53,7 @@ impl Event {
         self.check_size(MAX_ADMITTED_SIZE)
     }
 
-    /// Whether all attributes together have at most so many bytes; an error names the largest.
+    /// Checks the total size of all attributes; the error names the largest.
     pub(crate) fn check_size(&self, limit: usize) -> Result<(), InvalidEvent> {
         let size = self.encoded_size();
         if size <= limit {
@@ -69,7 +69,7 @@ impl Event {
         ))
     }
 
-    /// Whether the event fits into the headers of a request.
+    /// Checks whether the event fits into a request's headers.
     pub(crate) fn check_sendable(&self) -> Result<(), Undecodable> {
         let count = self.attributes.len();
         if count > MAX_ATTRIBUTES {

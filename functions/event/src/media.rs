@@ -1,4 +1,4 @@
-//! Media types: those of CloudEvents' modes, and what may stand in `datacontenttype`.
+//! Media types: those of CloudEvents' modes, and what `datacontenttype` may be.
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 pub const STRUCTURED: &str = "application/cloudevents+json";
 /// Media type of batched mode.
 pub const BATCHED: &str = "application/cloudevents-batch+json";
-/// What all media types begin with that tell a receiver to look for the event in the body.
+/// Prefix of all media types that make a receiver look for the event in the body.
 const CLOUD_EVENTS: &str = "application/cloudevents";
 /// Longest media type with its parameters, bytes.
 const MAX_LENGTH: usize = 255;
@@ -25,7 +25,7 @@ pub fn is_json(kind: &str) -> bool {
     kind == "application/json" || kind == "text/json" || kind.ends_with("+json")
 }
 
-/// Whether data of this type would be taken for an event in structured or batched mode.
+/// Whether data of this type would be mistaken for a structured or batched event.
 pub(crate) fn is_cloud_event(kind: &str) -> bool {
     essence(kind).starts_with(CLOUD_EVENTS)
 }
@@ -35,7 +35,7 @@ pub(crate) fn essence(kind: &str) -> String {
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Why a text cannot be an event's `datacontenttype`; `None` when it can.
+/// Why a text is no valid `datacontenttype`; `None` if it is.
 pub(crate) fn fault(kind: &str) -> Option<String> {
     let (essence, parameters) = kind.split_once(';').unwrap_or((kind, ""));
     let is_token = |text: &str| {

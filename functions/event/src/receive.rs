@@ -1,4 +1,4 @@
-//! Reads what a request carries, in whatever mode. This is what decides what an event is.
+//! Reads the events of a request in any mode. This module decides what a valid event is.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -8,26 +8,26 @@ use crate::{
     media,
 };
 
-/// Longest `traceparent` and `tracestate` that go on with an event, bytes (W3C Trace Context asks for 55 and 512).
+/// Maximum length of `traceparent` and `tracestate` that are forwarded, bytes (W3C Trace Context requires 55 and 512).
 const MAX_TRACE: [(&str, usize); 2] = [("traceparent", 128), ("tracestate", 512)];
 const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// The events of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Received {
-    /// In the order of the batch; one in the other modes.
+    /// In the order of the batch; one event in the other modes.
     pub events: Vec<Event>,
-    /// What is wrong with the next one of the batch, at which reading ended.
+    /// The error of the next event of the batch, at which reading stopped.
     pub failure: Option<InvalidEvent>,
     /// Whether it came in batched mode.
     pub is_batch: bool,
 }
 
 impl Received {
-    /// Reads the event, or the batch of events, that a request carries or, from an OpenFaaS connector, stands for.
+    /// Reads the event or batch that a request carries, or that an OpenFaaS connector's request stands for.
     ///
-    /// An event may be as large as one that went through the log and the dead letter; `Event::admit` tells whether it
-    /// may begin that way.
+    /// An event may be as large as one that passed through the log and the dead letters; `Event::admit` checks whether
+    /// it may enter the log.
     pub fn from_http(headers: &HeaderMap, body: &Bytes) -> Result<Self, InvalidEvent> {
         let mut received = Self::read(headers, body)?;
         for event in &mut received.events {
@@ -51,7 +51,7 @@ impl Received {
                 "`{other}` is not understood; send {STRUCTURED} or {BATCHED}"
             ))),
             _ if headers.contains_key("ce-specversion") => Ok(binary::decode(headers, body)?.into()),
-            // Without `ce-` headers it is JSON of another kind, or not JSON at all.
+            // Without `ce-` headers it is some other JSON, or none.
             other if other.is_empty() || is_json(other) => Err(InvalidEvent::message(
                 "this is no CloudEvent: the header `ce-specversion: 1.0` and the other `ce-` headers are missing",
             )),
@@ -73,7 +73,7 @@ pub(crate) fn structured(body: &[u8]) -> Result<Event, InvalidEvent> {
     json::decode(utf8(body)?)
 }
 
-/// JSON without the byte order mark that some editors and clients put in front (RFC 8259 lets a reader ignore it).
+/// JSON without a byte order mark, which some editors and clients add (RFC 8259 allows a reader to ignore it).
 #[must_use]
 pub fn without_bom(json: &[u8]) -> &[u8] {
     json.strip_prefix(BOM).unwrap_or(json)
@@ -84,7 +84,7 @@ fn utf8(body: &[u8]) -> Result<&str, InvalidEvent> {
         .map_err(|e| InvalidEvent::message(format!("the CloudEvent's JSON must be UTF-8: {e}")))
 }
 
-/// A trace that came with the request goes on with the event, as far as there is room.
+/// Forwards the request's trace with the event, as far as it fits.
 fn carry_trace(headers: &HeaderMap, event: &mut Event) {
     for (name, longest) in MAX_TRACE {
         let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -96,7 +96,7 @@ fn carry_trace(headers: &HeaderMap, event: &mut Event) {
 }
 
 impl Event {
-    /// Lets the trace of a request go on with the event.
+    /// Adds the request's trace to the event.
     pub fn carry_trace(&mut self, headers: &HeaderMap) {
         carry_trace(headers, self);
     }

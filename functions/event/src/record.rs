@@ -1,4 +1,4 @@
-//! Records of the log: an event's record in Kafka's binary mode, and the event that a KafkaSource makes of any record.
+//! Log records: an event's record in Kafka's binary mode, and the event that a KafkaSource makes of any record.
 
 use std::{collections::HashMap, fmt::Display};
 
@@ -7,13 +7,13 @@ use chrono::{DateTime, Datelike, SecondsFormat};
 
 use crate::{Event, STRUCTURED, Undecodable, media, receive};
 
-/// Type of the event that a source makes of a record that is no CloudEvent.
+/// Type of the event that a source wraps around a record that is no CloudEvent.
 const PLAIN_RECORD: &str = "dev.knative.kafka.event";
 
-/// Key, headers and value, as Kafka knows them; the log adds partition, offset and time.
+/// Key, headers and value; the log adds partition, offset and time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// What picks the partition: a user's id.
+    /// Determines the partition: a user's id.
     pub key: Option<Bytes>,
     /// In order; names are as given (`ce_id`, `content-type`, …).
     pub headers: Vec<(String, Bytes)>,
@@ -28,7 +28,7 @@ impl Record {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
     }
 
-    /// Bytes of its key, headers and value, and of the memory that lists the headers.
+    /// Size of key, headers and value, including the memory of the header list, bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let header =
@@ -43,7 +43,7 @@ impl Record {
     }
 }
 
-/// A record as the log gives it out.
+/// A record as delivered by the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
     /// Which partition, from 0.
@@ -76,15 +76,15 @@ impl Origin<'_> {
 }
 
 impl Event {
-    /// The event that a KafkaSource makes of a record: the one that it is, or a new one around it. `partition` and
-    /// `offset` are set to the record's own.
+    /// The event that a KafkaSource makes of a record: the one it contains, or a wrapper. `partition` and `offset` are
+    /// set to the record's own.
     pub fn of_record(delivered: &Delivered, origin: Origin<'_>) -> Result<Self, Undecodable> {
         let mut event = Self::from_record(delivered, origin)?;
         event.set_place(&delivered.partition, &delivered.offset);
         Ok(event)
     }
 
-    /// The event that a record is, or a new one around it, without a mark of where it was read.
+    /// The event in a record, or a wrapper, without its position.
     pub fn from_record(delivered: &Delivered, origin: Origin<'_>) -> Result<Self, Undecodable> {
         let record = &delivered.record;
         let content_type = record.content_type();
@@ -101,7 +101,7 @@ impl Event {
             event.set_key(&String::from_utf8_lossy(key));
         }
         event.set_record_headers(&record.headers);
-        // A content type that HTTP cannot say is left out: the record is none the worse for it.
+        // Drop a content type that HTTP cannot express: the record is still usable.
         event.content_type = content_type.filter(|kind| http::HeaderValue::try_from(kind).is_ok());
         event.data = record.value.clone().unwrap_or_default();
         Ok(event)
@@ -139,10 +139,10 @@ impl Event {
         Ok(event)
     }
 
-    /// The envelope of a record that is no CloudEvent; `place` is its partition and offset.
+    /// The wrapper of a record that is no CloudEvent; `place` is its partition and offset.
     pub(crate) fn around(source: String, place: Option<(&dyn Display, &dyn Display)>) -> Self {
         let Some((partition, offset)) = place else {
-            // A connector that tells no place; who a user is does not depend on the event's id.
+            // The connector gave no position. A user's identity does not depend on the event's id.
             return Self::new(uuid::Uuid::now_v7(), source, PLAIN_RECORD);
         };
         let mut event = Self::new(format!("partition:{partition}/offset:{offset}"), source, PLAIN_RECORD);
@@ -150,7 +150,7 @@ impl Event {
         event
     }
 
-    /// Says which record the event comes from.
+    /// Adds the record's position to the event.
     pub(crate) fn set_place(&mut self, partition: &dyn Display, offset: &dyn Display) {
         self.set("knativekafkapartition", partition.to_string());
         self.set("knativekafkaoffset", offset.to_string());
@@ -162,7 +162,7 @@ impl Event {
         self.set("key", key);
     }
 
-    /// Each header as an extension; of those that come out with the same name the last one counts.
+    /// Each header as an extension; if names collide, the last one wins.
     fn set_record_headers(&mut self, headers: &[(String, Bytes)]) {
         let mut places: HashMap<String, usize> = HashMap::new();
         for (name, value) in headers {
@@ -178,7 +178,7 @@ impl Event {
     }
 }
 
-/// A record's time; `None` where CloudEvents has no word for it.
+/// A record's time; `None` if CloudEvents cannot express it.
 pub(crate) fn time(time_ms: i64) -> Option<String> {
     let time = DateTime::from_timestamp_millis(time_ms)?;
     (1..=9999).contains(&time.year()).then(|| time.to_rfc3339_opts(SecondsFormat::Millis, true))

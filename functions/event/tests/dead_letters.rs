@@ -108,7 +108,7 @@ fn a_record_that_would_be_read_as_another_event_is_not_sent() {
 #[test]
 fn the_reason_of_a_dead_letter_is_the_last_one_alone() {
     let mut event = Event::new("1", "/s", "t");
-    for name in ["knativeerrordata", "knativeerrorcode", "knerule"] {
+    for name in ["knativeerrordata", "knativeerrorcode"] {
         event.set(name, "forged");
         assert_eq!(event.admit().unwrap_err().attribute.as_deref(), Some("knativeerrordata"));
     }

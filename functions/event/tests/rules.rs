@@ -73,7 +73,7 @@ fn every_mode_refuses_the_same_values_and_names_the_attribute() {
         ("partitionkey", long.as_str()),
         ("data1_", "x"),
         ("knativeerrordata", "eA=="),
-        ("knerule", "x"),
+        ("knativeerrorother", "x"),
     ] {
         let fault = with(name, &serde_json::Value::from(value).to_string()).unwrap_err();
         assert_eq!(fault.attribute.as_deref(), Some(name), "{value:?}: {fault}");

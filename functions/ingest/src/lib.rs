@@ -1,5 +1,4 @@
-//! `ingest`: takes users as JSON and CloudEvents, and answers once the log has them durably.
-//! Knows the log; not who reads it.
+//! `ingest`: accepts users as JSON and CloudEvents, and answers once the log has them durably. Depends on the log only.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -17,7 +16,7 @@ use shared::{
     user::User,
 };
 
-/// Most records of one commit.
+/// Maximum number of records per commit.
 const GROUP: usize = 256;
 
 /// Runs the function until SIGTERM.
@@ -28,7 +27,7 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// The function's routes over a log's topic. Call it inside a runtime: the group commit works there.
+/// The function's routes over a log's topic. Requires a tokio runtime for the group commit.
 #[must_use]
 pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
     let ready = log.clone();
@@ -49,8 +48,8 @@ pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
 /// Each record has an outcome of its own.
 type Appends = GroupCommit<Record, Result<(), Error>>;
 
-/// Appends records of many requests at once. If the log rejects one of them, each is appended alone, so that the others
-/// do not fail with it; those that were written already are written again, which is safe for users.
+/// Appends records of many requests at once. If the log rejects one of them, appends each alone, so that the others do
+/// not fail with it. Records that were already written are written again, which is safe for users.
 async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<Result<(), Error>>, Error> {
     let count = records.len();
     let rejected = match log.append(topic, records.clone()).await.map_err(Error::from) {

@@ -1,4 +1,4 @@
-//! The function as a program of its own: what its image runs.
+//! The function's own executable, which its image runs.
 
 use std::process::ExitCode;
 

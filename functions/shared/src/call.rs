@@ -1,5 +1,5 @@
-//! The id that a gateway gives a call (OpenFaaS' `X-Call-Id`): it comes back with the answer, and stands in the log
-//! lines that are written while the call is answered. Knows not who gave it.
+//! The id that a gateway gives a call (OpenFaaS' `X-Call-Id`). It is returned with the response and added to every log
+//! line of the call.
 
 use std::future::Future;
 
@@ -7,14 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::router::Response;
 
-/// The header that holds it.
+/// The header that carries the id.
 pub const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 
 tokio::task_local! {
     static CURRENT: HeaderValue;
 }
 
-/// Answers a call under its id, if it has one.
+/// Answers a call with its id, if it has one, in scope.
 pub(crate) async fn answered(id: Option<HeaderValue>, answering: impl Future<Output = Response>) -> Response {
     let Some(id) = id else { return answering.await };
     let mut response = CURRENT.scope(id.clone(), answering).await;
@@ -22,12 +22,12 @@ pub(crate) async fn answered(id: Option<HeaderValue>, answering: impl Future<Out
     response
 }
 
-/// The id that came with a request.
+/// The id of a request.
 pub(crate) fn id(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(CALL_ID).cloned()
 }
 
-/// The id of the call that is being answered here.
+/// The id of the current call.
 pub(crate) fn current() -> Option<String> {
     CURRENT.try_with(|id| String::from_utf8_lossy(id.as_bytes()).into_owned()).ok()
 }

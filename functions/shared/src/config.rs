@@ -1,19 +1,19 @@
-//! The one configuration of all functions, read once: the environment, then the file that `CONFIG_FILE` names.
+//! The configuration of all functions, read once: first the environment, then the file that `CONFIG_FILE` names.
 
 use std::{collections::HashMap, fmt, path::Path, time::Duration};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What a process exits with when its configuration is wrong (`EX_USAGE` of sysexits).
+/// Exit status for an invalid configuration (`EX_USAGE` of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
 
-/// A key that is missing or has a value that cannot be used; one line that names it.
+/// A key that is missing or has an invalid value; one line that names it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {why}")]
 pub struct ConfigError {
     /// The key.
     pub key: String,
-    /// What is wrong and what would be right; never the value of a secret.
+    /// What is wrong and what would be valid; never the value of a secret.
     pub why: String,
 }
 
@@ -23,7 +23,7 @@ impl ConfigError {
         Self { key: key.to_owned(), why: why.to_string() }
     }
 
-    /// The URL's scheme is none of those that are known. Shows no more of the URL: it may hold a password.
+    /// The URL's scheme is unknown. The rest of the URL is not shown, because it may contain a password.
     pub fn unknown_url(key: &str, url: &str, known: &[&str]) -> Self {
         let is_scheme = |text: &str| text.len() < 16 && text.bytes().all(|b| b.is_ascii_lowercase());
         let scheme = url.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| is_scheme(scheme));
@@ -32,10 +32,10 @@ impl ConfigError {
     }
 }
 
-/// What every function is told.
+/// The configuration of a function.
 #[derive(Clone)]
 pub struct Config {
-    /// `PORT`: where HTTP is served.
+    /// `PORT`: the HTTP port.
     pub port: u16,
     /// `LOG_URL`: `sqlite:PATH` or `kafka://…`.
     pub log_url: String,
@@ -45,31 +45,31 @@ pub struct Config {
     pub views_url: String,
     /// `LOG_LEVEL`: a `tracing` filter.
     pub log_level: String,
-    /// `METRICS_PORT`: where Prometheus finds metrics, when set.
+    /// `METRICS_PORT`: the port of Prometheus metrics, if enabled.
     pub metrics_port: Option<u16>,
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where traces go, when set.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where traces are sent, if enabled.
     pub otlp_endpoint: Option<String>,
-    /// `SPEED_RETENTION`: how long the speed layer keeps its history; the batch layer serves what is older.
+    /// `SPEED_RETENTION`: how long the speed layer keeps its history. The batch layer serves older points.
     pub speed_retention: Duration,
-    /// `EVENT_TOKEN`, or what the file `EVENT_TOKEN_FILE` holds: the secret that internal functions want of whoever
-    /// sends them events.
+    /// `EVENT_TOKEN`, or the content of the file `EVENT_TOKEN_FILE`: the secret that internal functions require from
+    /// event senders.
     pub event_token: Option<String>,
 }
 
-/// The folder of everything embedded, unless told otherwise.
+/// Default folder of the embedded stores.
 pub const DATA: &str = "data";
 
-/// How long the speed layer keeps its history unless told otherwise.
+/// Default retention of the speed layer's history.
 const SPEED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Config {
-    /// Reads keys through `env`; a key that it does not know is looked up in the configuration file.
-    /// What is embedded by default lies in the folder `data`.
+    /// Reads keys through `env`, and missing ones from the configuration file. Embedded stores default to the folder
+    /// `data`.
     pub fn read(env: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
         Self::of(lookup(env)?, data)
     }
 
-    /// The same of keys that `lookup` finds.
+    /// Like `from_env`, with keys from `lookup`.
     pub fn of(get: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
         let or = |key: &str, default: &str| get(key).unwrap_or_else(|| default.to_owned());
         let url = |key: &str, file: &str| match get(key) {
@@ -98,7 +98,7 @@ impl Config {
     }
 }
 
-/// The secret of events; a file that cannot be read or holds nothing is an error, since it would leave the door open.
+/// The event token. An unreadable or empty file is an error: ignoring it would disable the check.
 fn event_token(get: impl Fn(&str) -> Option<String>) -> Result<Option<String>, ConfigError> {
     const FILE: &str = "EVENT_TOKEN_FILE";
     let (key, token) = match (get("EVENT_TOKEN"), get(FILE)) {
@@ -112,7 +112,7 @@ fn event_token(get: impl Fn(&str) -> Option<String>) -> Result<Option<String>, C
         }
         (None, None) => return Ok(None),
     };
-    // The end of the line that editors and `echo` add to a file.
+    // Editors and `echo` end a file with a newline.
     let token = token.trim_end_matches(['\r', '\n']);
     if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(ConfigError::new(key, "must be visible ASCII characters without spaces, at least one"));
@@ -120,14 +120,14 @@ fn event_token(get: impl Fn(&str) -> Option<String>) -> Result<Option<String>, C
     Ok(Some(token.to_owned()))
 }
 
-/// Finds keys: the environment wins over the file that it names. An empty value is none.
+/// Looks up keys. The environment wins over the file that it names; an empty value counts as missing.
 pub fn lookup(env: impl Fn(&str) -> Option<String>) -> Result<impl Fn(&str) -> Option<String>, ConfigError> {
     let file = read_file(env("CONFIG_FILE").as_deref())?;
     Ok(move |key: &str| env(key).or_else(|| file.get(key).cloned()).filter(|value| !value.is_empty()))
 }
 
-/// Puts the value of a key in the place of each `$(KEY)` of a URL, encoded as a URL wants it, so that a URL can be read
-/// by everybody and its password by few. The notation is Kubernetes' own. Paths of files are left as they are.
+/// Replaces each `$(KEY)` in a URL by the percent-encoded value of that key, so that URLs can be public while passwords
+/// are not. The notation is Kubernetes' own. File paths are not encoded.
 fn expand(key: &str, url: &str, get: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
     if url.starts_with("sqlite:") {
         return Ok(url.to_owned());
@@ -168,14 +168,14 @@ fn port(key: &str, text: &str) -> Result<u16, ConfigError> {
     text.parse().map_err(|_| ConfigError::new(key, format!("`{text}` is no port between 0 and 65535")))
 }
 
-/// The file must be there when it was named, and may be missing when it was not.
+/// A file that was named must exist; the default one may be missing.
 fn read_file(named: Option<&str>) -> Result<HashMap<String, String>, ConfigError> {
     let path = named.unwrap_or("app.env");
     if named.is_none() && !Path::new(path).exists() {
         return Ok(HashMap::new());
     }
     let fault = |e: dotenvy::Error| match e {
-        // The line itself may hold a secret.
+        // The line may contain a secret.
         dotenvy::Error::LineParse(_, at) => ConfigError::new(
             "CONFIG_FILE",
             format!("{path} has a line that is not KEY=VALUE (at its byte {at})"),

@@ -1,9 +1,9 @@
-//! One error for all functions; it answers whose fault it is and whether a retry helps.
+//! The error type of all functions: whose fault it is, and whether a retry helps.
 
 use http::StatusCode;
 use serde::Serialize;
 
-/// The request or event can never succeed as it is: a 4xx that is not retried.
+/// The request or event can never succeed unchanged: a 4xx that is not retried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Rejection {
@@ -19,28 +19,28 @@ impl Rejection {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// A rejection with a status of its own.
+    /// A rejection with a specific status.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into() }
     }
 }
 
-/// What a function's handler fails with.
+/// The error of a function's handler.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The sender's fault; the same again will fail again.
+    /// The sender's fault; sending the same again fails again.
     #[error("{0}")]
     Rejected(#[from] Rejection),
-    /// Nobody's fault here; the same again may succeed later (503 with `Retry-After`).
+    /// Temporarily unavailable; the same request may succeed later (503 with `Retry-After`).
     #[error("{0}")]
     Unavailable(String),
-    /// Too much at once; nothing was done, the same again may succeed later (429 with `Retry-After`).
+    /// Overload; nothing was done, and the same request may succeed later (429 with `Retry-After`).
     #[error("{0}")]
     Busy(String),
 }
 
 impl Error {
-    /// A backend that cannot do it now, with its own words for why.
+    /// A backend is unavailable; the detail is the backend's own message.
     pub fn unavailable(why: &(dyn std::error::Error + '_)) -> Self {
         let mut text = why.to_string();
         let mut source = why.source();
@@ -54,7 +54,7 @@ impl Error {
         Self::Unavailable(text)
     }
 
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -65,7 +65,7 @@ impl Error {
     }
 }
 
-/// An RFC 9457 problem, the body of every error answer.
+/// An RFC 9457 problem, the body of every error response.
 #[derive(Debug, Serialize)]
 pub struct Problem {
     /// The status' reason phrase.
@@ -89,7 +89,7 @@ impl Problem {
     /// The problem as JSON bytes.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        // A struct of strings and a number has no way to fail to serialise.
+        // Serialising strings and a number cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }

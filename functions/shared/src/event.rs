@@ -1,5 +1,4 @@
-//! Events that carry users: the crate `event` reads and writes them, this is where their data becomes a user and their
-//! faults an answer.
+//! Events whose data is a user. The crate `event` does the encoding; this module maps data to users and errors to HTTP.
 
 use bytes::Bytes;
 pub use event::{BATCHED, Event, InvalidEvent, STRUCTURED, is_json, media_type};
@@ -12,7 +11,7 @@ use crate::{
     user::User,
 };
 
-/// Type of the events that `POST /user` becomes.
+/// Type of the events that `POST /user` creates.
 pub const INGESTED: &str = "dev.lambda-architecture.user.ingested";
 
 impl From<InvalidEvent> for Rejection {
@@ -25,17 +24,18 @@ impl From<InvalidEvent> for Rejection {
     }
 }
 
-/// Reads the event, or the batch of events, that a request carries or stands for. Their data is not looked at.
+/// Reads the events that a request carries or stands for. Their data is not parsed.
 pub fn from_http(headers: &HeaderMap, body: &Bytes) -> Result<Vec<Event>, Error> {
     read(headers, body, Ok)
 }
 
-/// The users that the events of a request carry, which came through the log.
+/// The users in the events of a request that came through the log.
 pub fn users_from_http(headers: &HeaderMap, body: &Bytes) -> Result<Vec<User>, Error> {
     read(headers, body, |event| user(&event))
 }
 
-/// The events of a client's request and their users. Each of them may be acknowledged: it will reach every function.
+/// The events of a client's request with their users. All of them are admissible, so that each reaches every function
+/// once acknowledged.
 pub fn admitted_from_http(headers: &HeaderMap, body: &Bytes) -> Result<Vec<(Event, User)>, Error> {
     read(headers, body, |event| {
         event.admit()?;
@@ -44,7 +44,7 @@ pub fn admitted_from_http(headers: &HeaderMap, body: &Bytes) -> Result<Vec<(Even
     })
 }
 
-/// Reads each event further; what is wrong with one of a batch names its index, and the first one counts.
+/// Maps each event. The first error wins, and names its index if there are several events.
 fn read<T>(
     headers: &HeaderMap,
     body: &Bytes,
@@ -52,7 +52,7 @@ fn read<T>(
 ) -> Result<Vec<T>, Error> {
     let received = event::Received::from_http(headers, body).map_err(Rejection::from)?;
     let count = received.events.len();
-    // Where reading ended early, there are more events than those that were read.
+    // If reading stopped early, there are more events than were read.
     let of = if received.failure.is_some() { count + 2 } else { count };
     let items = received.events.into_iter().enumerate();
     let read: Vec<T> = items
@@ -64,7 +64,7 @@ fn read<T>(
     }
 }
 
-/// The user that an event's data is.
+/// The user in an event's data.
 pub fn user(event: &Event) -> Result<User, Rejection> {
     if let Some(kind) = event.content_type.as_deref().filter(|kind| !is_json(kind)) {
         return Err(unsupported(format!("the event's data must be JSON (`application/json`), not `{kind}`")));
@@ -75,7 +75,7 @@ pub fn user(event: &Event) -> Result<User, Rejection> {
     User::from_json(&event.data)
 }
 
-/// Says in the detail which of several events it is about.
+/// Adds to the detail which of several events failed.
 #[must_use]
 pub fn at_index(mut rejection: Rejection, index: usize, of: usize) -> Rejection {
     if of > 1 {
@@ -84,7 +84,7 @@ pub fn at_index(mut rejection: Rejection, index: usize, of: usize) -> Rejection 
     rejection
 }
 
-/// The event that a plain `POST /user` becomes.
+/// The event of a plain `POST /user`.
 #[must_use]
 pub fn ingested(user: &User, headers: &HeaderMap) -> Event {
     let id = user.id.to_string();
@@ -97,7 +97,7 @@ pub fn ingested(user: &User, headers: &HeaderMap) -> Event {
     event
 }
 
-/// The record of an event whose data is the user, in CloudEvents' Kafka binary mode; its key is the user's id.
+/// The record of an event whose data is the user, in CloudEvents' Kafka binary mode. Its key is the user's id.
 #[must_use]
 pub fn to_record(event: &Event, user: &User) -> Record {
     let id = user.id.to_string();

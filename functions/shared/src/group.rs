@@ -1,5 +1,4 @@
-//! Group commit: all requests that wait at one moment share one commit, and so one fsync or one round trip.
-//! Knows nothing of what is committed or where.
+//! Group commit: all waiting requests share one commit, and so one fsync or round trip.
 
 use std::{future::Future, sync::Arc};
 
@@ -7,10 +6,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{error::Error, progress::Progress};
 
-/// Most requests that wait for a commit; one more is told to come again.
+/// Maximum number of waiting requests; beyond that, a request gets 429.
 const QUEUE: usize = 20_000;
 
-/// One request's items and where its answer goes.
+/// One request's items and the channel of its outcome.
 type Waiting<I, O> = (Vec<I>, oneshot::Sender<Result<Vec<O>, Error>>);
 
 /// The queue in front of a commit. Clones share it.
@@ -26,8 +25,8 @@ impl<I, O> Clone for GroupCommit<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
-    /// Starts the worker that hands groups of about `most` items to `commit`, `at_once` groups at a time.
-    /// `commit` answers one outcome an item, in order, or one error for all. A request is never split.
+    /// Starts the worker that passes groups of about `most` items to `commit`, up to `at_once` groups concurrently.
+    /// `commit` returns one outcome per item, in order, or one error for all. A request is never split.
     pub fn new<F, C>(most: usize, at_once: usize, commit: C) -> Self
     where
         C: Fn(Vec<I>) -> F + Send + Sync + 'static,
@@ -45,7 +44,7 @@ impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
         self.progress.clone()
     }
 
-    /// Waits until the items are committed. When the caller gives up waiting they are committed all the same.
+    /// Waits until the items are committed. They are committed even if the caller stops waiting.
     pub async fn submit(&self, items: Vec<I>) -> Result<Vec<O>, Error> {
         let (answer, answered) = oneshot::channel();
         self.queue
@@ -71,12 +70,12 @@ async fn work<I, O, F, C>(
 {
     let (lanes, commit) = (Arc::new(Semaphore::new(at_once)), Arc::new(commit));
     while let Some(first) = waiting.recv().await {
-        // What comes while all lanes are taken joins this group.
+        // Requests that arrive while all lanes are busy join this group.
         let Ok(lane) = lanes.clone().acquire_owned().await else { return };
-        // Lets every request that is readable now join this group instead of the next.
+        // Yield, so that every request that is readable now joins this group instead of the next.
         tokio::task::yield_now().await;
         let (items, answers) = gather(first, &mut waiting, most);
-        // All of it in a task of its own: a commit that panics ends nothing but itself.
+        // Spawned, so that a panic in a commit does not end the worker.
         let (commit, progress) = (commit.clone(), progress.clone());
         tokio::spawn(async move {
             answer(progress.track(async { commit(items).await }).await, answers);

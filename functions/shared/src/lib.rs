@@ -1,5 +1,4 @@
-//! What all functions speak: a user, an event, a record, an error, and the HTTP server around them.
-//! Knows no backend: neither Kafka nor SQL nor Cassandra.
+//! What every function runs on: user, event, record, error, and the HTTP server. Depends on no backend.
 
 pub mod call;
 pub mod config;

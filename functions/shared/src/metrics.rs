@@ -1,4 +1,4 @@
-//! Counters and times in Prometheus' form, served at `/metrics` of `METRICS_PORT`.
+//! Counters and histograms in Prometheus' format, served at `/metrics` on `METRICS_PORT`.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -40,7 +40,7 @@ struct Metrics {
     commits_failed: Gauge,
 }
 
-/// One set a process: a function's process serves one function.
+/// One registry per process: a process serves one function.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let mut registry = Registry::default();
     let requests = Family::<Labels, Counter>::default();

@@ -1,4 +1,4 @@
-//! Work that takes long for one request, away from the thread that serves all of them.
+//! Moves long work for one request off the thread that serves all of them.
 
 use std::sync::LazyLock;
 
@@ -9,11 +9,11 @@ use crate::error::Error;
 /// Bodies larger than this many bytes are decoded on a blocking thread; smaller ones take well under a millisecond.
 pub const INLINE_LIMIT: usize = 64 * 1024;
 
-/// At most as many threads as there are processors: more would only add memory.
+/// No more threads than processors: more would only use memory.
 static PERMITS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(2, |n| n.get().max(2))));
 
-/// Runs work on a body of so many bytes, on a blocking thread if it is large.
+/// Runs work on a body of `length` bytes, on a blocking thread if the body is large.
 pub async fn run<T, E>(bytes: usize, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -25,7 +25,7 @@ where
     let _permit = PERMITS.acquire().await.map_err(|e| Error::unavailable(&e))?;
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(Into::into),
-        // The panic goes on where the request is answered, as it would have without another thread.
+        // Resume the panic in the request's task, as without the other thread.
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(error) => Err(Error::unavailable(&error)),

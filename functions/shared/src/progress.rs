@@ -1,5 +1,5 @@
-//! Whether writing makes progress: how long commits have been under way and failing. Readiness, metrics and the log
-//! tell from it; a store that hangs in a commit still answers readiness checks of its own. Knows no store.
+//! Tracks whether writes make progress: how long commits take, and how long they have been failing. Readiness, metrics
+//! and the log use it, because a store that hangs in a commit may still answer readiness checks.
 
 use std::{
     collections::BTreeMap,
@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 
-/// A commit under way for longer than this is a stall, and so are commits that fail for as long.
+/// A commit that takes longer is a stall, and so are commits that fail for as long.
 const STALL: Duration = Duration::from_secs(5);
-/// How long failed commits count after the last of them: an unready function gets no requests, so none may succeed.
+/// How long failed commits count after the last one. An unready function gets no requests, so no success could clear
+/// them.
 const MEMORY: Duration = Duration::from_secs(10);
 
 /// The progress of one writer. Clones share it.
@@ -24,10 +25,10 @@ pub struct Progress(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     next: u64,
-    /// When each commit under way began, oldest first.
+    /// Start times of the commits in flight, oldest first.
     under_way: BTreeMap<u64, Instant>,
     failing: Option<Failing>,
-    /// Whether the log was told of the stall.
+    /// Whether the stall was logged.
     told: bool,
     failed: u64,
 }
@@ -50,7 +51,7 @@ impl Progress {
         Self(state)
     }
 
-    /// Runs a commit to its end and keeps account of it.
+    /// Runs a commit to completion and records its outcome.
     pub(crate) async fn track<T>(&self, commit: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let begun = self.begin();
         let mut commit = std::pin::pin!(commit);
@@ -66,7 +67,7 @@ impl Progress {
         result
     }
 
-    /// Why writing makes no progress, if it does not.
+    /// The reason for a stall, if writes make no progress.
     pub(crate) fn stalled(&self) -> Option<String> {
         let state = self.lock();
         if let Some(age) = state.oldest().filter(|age| *age > STALL) {
@@ -105,7 +106,7 @@ impl Progress {
         }
     }
 
-    /// Logs a stall once, until writing goes on.
+    /// Logs a stall once, until writes succeed again.
     fn tell(&self, what: &'static str) {
         let mut state = self.lock();
         if !std::mem::replace(&mut state.told, true) {
@@ -125,7 +126,7 @@ impl State {
     }
 }
 
-/// A commit under way; not any more once it is dropped, also by a panic.
+/// A commit in flight; the guard removes it on drop, after a panic too.
 struct Begun<'a>(&'a Progress, u64);
 
 impl Drop for Begun<'_> {

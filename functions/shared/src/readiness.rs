@@ -1,5 +1,5 @@
-//! Whether a function is ready, asked as often as anybody likes: probes share one check of the store, which runs to
-//! its end on its own, and no probe waits long for it. Knows no store and no HTTP.
+//! Readiness of a function. All probes share one check of the store, which always completes; no probe waits long for
+//! it.
 
 use std::{
     future::Future,
@@ -17,9 +17,9 @@ use crate::{error::Error, progress::Progress};
 
 /// How long a probe waits for a check. Knative's queue-proxy gives up after 100 ms.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(60);
-/// How long a success answers probes without a new check.
+/// How long a successful check is reused.
 const FRESH: Duration = Duration::from_secs(1);
-/// A check under way for longer than this is told as hanging, even if the one before it succeeded.
+/// A check that takes longer is reported as hanging, even if the previous one succeeded.
 const HANGING: Duration = Duration::from_secs(3);
 
 type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Send + Sync>;
@@ -39,7 +39,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Since when the one check in flight runs.
+    /// Start of the check in flight.
     running: Option<Instant>,
     last: Option<(Instant, Result<(), Error>)>,
 }
@@ -57,7 +57,7 @@ impl Readiness {
         }))
     }
 
-    /// Makes a writer's stalls count.
+    /// Includes a writer's stalls.
     pub(crate) fn watch(&self, writer: Progress) {
         lock(&self.0.writers).push(writer);
     }
@@ -80,7 +80,7 @@ impl Readiness {
         matches!(&lock(&self.0.state).last, Some((at, Ok(()))) if at.elapsed() < FRESH)
     }
 
-    /// Starts a check unless one is in flight. It is a task of its own: a client that goes away cancels nothing.
+    /// Starts a check unless one is in flight. Spawned, so that a client that disconnects cancels nothing.
     fn start(&self) {
         let mut state = lock(&self.0.state);
         if state.running.is_some() {
@@ -89,7 +89,7 @@ impl Readiness {
         state.running = Some(Instant::now());
         let shared = self.0.clone();
         tokio::spawn(async move {
-            // A task inside the task, so that a panic ends the check and not the readiness.
+            // A nested task, so that a panic fails the check and not the readiness.
             let check = tokio::spawn((shared.check)());
             let result = check
                 .await
@@ -102,7 +102,7 @@ impl Readiness {
         });
     }
 
-    /// What is known now: the last result, unless the check in flight hangs.
+    /// The last result, unless the check in flight hangs.
     fn verdict(&self) -> Result<(), Error> {
         let state = lock(&self.0.state);
         let running = state.running.map(|since| since.elapsed());

@@ -1,4 +1,4 @@
-//! Which handler answers which route, and what is answered when none does.
+//! Maps routes to handlers, and answers requests that match none.
 
 use std::{
     collections::HashMap,
@@ -23,18 +23,18 @@ use crate::{
     readiness::Readiness,
 };
 
-/// The response header that all functions set, with their name: an answer without it came from something between.
+/// The response header with a function's name. A response without it came from a proxy.
 pub const FUNCTION: HeaderName = HeaderName::from_static("x-lambda-function");
-/// The request header with the secret that internal functions may want of whoever sends them events.
+/// The request header with the secret that internal functions may require from event senders.
 pub const EVENT_TOKEN: HeaderName = HeaderName::from_static("x-event-token");
 
-/// A whole answer.
+/// A complete response.
 pub type Response = http::Response<Full<Bytes>>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Handler = Box<dyn Fn(Request) -> BoxFuture<Result<Response, Error>> + Send + Sync>;
 
-/// A request whose body was read, within its limit.
+/// A request with its complete body, within the size limit.
 #[derive(Debug)]
 pub struct Request {
     /// As sent; GET where the client sent HEAD.
@@ -54,7 +54,7 @@ const LIVE: [&str; 3] = ["/healthz", "/_/health", "/health/liveness"];
 /// The paths of the readiness probe, likewise.
 const READY: [&str; 3] = ["/readyz", "/_/ready", "/health/readiness"];
 
-/// Most characters of a path that an answer repeats.
+/// Maximum number of characters of a path that a response repeats.
 const SHOWN: usize = 200;
 
 /// A function's routes.
@@ -66,8 +66,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// Only the probes: alive always, ready when `check` says so. Probes share one `check` at a time, which runs to
-    /// its end even if they go away; they are answered within 100 ms.
+    /// Only the probes: always alive, ready if `check` succeeds. At most one `check` is in flight, and it completes
+    /// even if probes disconnect. Probes are answered within 100 ms.
     pub fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
@@ -88,21 +88,21 @@ impl Router {
         router
     }
 
-    /// Makes the function unready while a writer makes no progress.
+    /// Makes the function unready while a writer is stalled.
     #[must_use]
     pub fn watching(self, writer: Progress) -> Self {
         self.readiness.watch(writer);
         self
     }
 
-    /// Has every answer say whose it is, in [`FUNCTION`].
+    /// Adds the function's name to every response, in [`FUNCTION`].
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.mark = Some(HeaderValue::from_static(name));
         self
     }
 
-    /// Takes only requests that carry the secret in [`EVENT_TOKEN`], except those that only read; with `None` all.
+    /// Requires the secret in [`EVENT_TOKEN`], except for requests that only read. `None` disables the check.
     #[must_use]
     pub fn guarded(mut self, token: Option<String>) -> Self {
         self.token = token;
@@ -113,7 +113,7 @@ impl Router {
         self.mark.clone()
     }
 
-    /// Adds a route; the path is matched whole.
+    /// Adds a route. The path must match exactly.
     #[must_use]
     pub fn route<F>(
         mut self,
@@ -129,8 +129,8 @@ impl Router {
         self
     }
 
-    /// Whether the request may be read: its route is there and it carries what the route wants. Otherwise the answer,
-    /// for which the body need not be read: 401, 404, 405, or what `OPTIONS` asks for.
+    /// Checks a request before its body is read: route, method and token. Returns the response if there is nothing to
+    /// read: 401, 404, 405, or the answer to `OPTIONS`.
     pub(crate) fn check(
         &self,
         method: &Method,
@@ -168,7 +168,7 @@ impl Router {
         problem(StatusCode::NOT_FOUND, format!("there is no `{path}` here; there is {known:?}"))
     }
 
-    /// Compares in constant time, so that an answer's time tells nothing about the secret.
+    /// Constant-time comparison, so that the response time does not reveal the secret.
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
         let Some(token) = &self.token else { return Ok(()) };
         let sent = headers.get(EVENT_TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -204,7 +204,7 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     }
 }
 
-/// An answer of bytes that are of the media type already.
+/// A response whose bytes already have the media type.
 pub fn answer(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = http::Response::new(Full::new(body.into()));
     *response.status_mut() = status;
@@ -241,11 +241,11 @@ fn failure(error: &Error) -> Response {
     response
 }
 
-/// Milliseconds after `STARTED` when it was last logged that something could not be done, plus one.
+/// Milliseconds after `STARTED` of the last log line about a failed request, plus one.
 static TOLD: AtomicU64 = AtomicU64::new(0);
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Logs why something could not be done; at most once a second, since during an outage it is so for every request.
+/// Logs why a request failed, at most once a second: in an outage every request fails.
 fn tell(why: &str) {
     let now = u64::try_from(STARTED.elapsed().as_millis()).unwrap_or(u64::MAX) + 1;
     let told = TOLD.load(Ordering::Relaxed);

@@ -1,5 +1,4 @@
-//! The HTTP server around a function: limits, slow clients, HTTP/1.1 and h2c, drain on SIGTERM.
-//! Knows no route and no backend.
+//! The HTTP server of a function: limits, slow clients, HTTP/1.1 and h2c, drain on SIGTERM.
 
 mod activity;
 mod bound;
@@ -51,21 +50,21 @@ pub const BATCH_LIMIT: usize = 1024 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long what a client still sends is read and forgotten behind an answer that was given early.
+/// How long to discard what a client still sends after an early response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long requests under way may take after SIGTERM; Knative's default is 300 s before it kills.
+/// Maximum time for requests in flight after SIGTERM; Knative kills after 300 s by default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long answers may take after SIGTERM that nobody waits for any more.
+/// Maximum time after SIGTERM for requests whose clients have disconnected.
 const ABANDONED_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long no connection is accepted after one could not be.
+/// Pause after a failure to accept a connection.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// How long connections must have been accepted before a failure to do so is told again.
+/// How long accepting must have worked before the next failure is logged.
 const ACCEPT_QUIET: Duration = Duration::from_secs(30);
 
-/// Runs a function until SIGTERM or SIGINT: reads the configuration from the environment, opens its routes, serves.
-/// `name` stands in the logs. Exits 64 with one line on standard error when the configuration is wrong.
+/// Runs a function until SIGTERM or SIGINT: reads the configuration, opens the routes, serves. `name` appears in the
+/// logs. With an invalid configuration it prints one line on standard error and exits with 64.
 pub fn run(name: &'static str, open: impl FnOnce(&Config) -> Result<Router, ConfigError>) -> ExitCode {
-    // One thread serves; replicas are how a function grows. Backends have threads of their own.
+    // One thread serves, because functions scale by replicas. Backends have their own threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(Stop::Io).and_then(|runtime| runtime.block_on(function(name, open)));
     match result {
@@ -106,7 +105,7 @@ async fn function(
     Ok(())
 }
 
-/// The socket that the starter passed (systemd's protocol), or else the port on all addresses.
+/// The socket passed by the parent (systemd's protocol), or else the port on all addresses.
 async fn listen(port: u16) -> io::Result<TcpListener> {
     match ListenFd::from_env().take_tcp_listener(0)? {
         Some(listener) => {
@@ -117,7 +116,7 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Where the starter holds the other end of standard input, its death by SIGKILL ends this process too.
+/// If standard input is a pipe from the parent, exit when the parent dies, even by SIGKILL.
 fn hold_lifeline() {
     if std::env::var_os("LIFELINE").is_some_and(|v| v == "stdin") {
         std::thread::spawn(|| {
@@ -127,7 +126,7 @@ fn hold_lifeline() {
     }
 }
 
-/// Ends when the process is asked to stop.
+/// Completes when the process is asked to stop.
 pub fn terminated() -> io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -138,14 +137,14 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Serves the routes until `stop`; then takes no new connection and lets requests under way end.
+/// Serves the routes until `stop`, then accepts no connection and drains requests in flight.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
     let (mark, router) = (router.mark(), Arc::new(router));
     serve_marked(listener, move |_, request| respond(router.clone(), request), mark, stop).await;
 }
 
-/// Serves any handler of a client's address and request likewise. Each request is answered in a task of its own,
-/// which runs to its end even if its client goes away; one that panics is answered with a 500.
+/// Like `serve`, with any handler of a client's address and request. Each request runs in a task of its own that
+/// completes even if the client disconnects; a panic becomes a 500.
 pub async fn serve_with<H, F>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
 where
     H: Fn(SocketAddr, hyper::Request<Incoming>) -> F + Send + Sync + 'static,
@@ -178,7 +177,7 @@ async fn serve_marked<H, F>(
                 let slot = connections.admit();
                 tokio::spawn(connection::serve(stream, peer, protocols.clone(), slot, stopped.clone()));
             }
-            // Out of file descriptors, say: those under way go on, and free some.
+            // Typically out of file descriptors: requests in flight continue, and free some.
             Err(error) => {
                 failures.tell(&error);
                 connections.evict_one();
@@ -195,7 +194,7 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> io::Result
     listener.accept().await
 }
 
-/// Waits for connections to end, and then a little for the answers whose clients have gone away: they have effects.
+/// Waits for connections to close, then briefly for requests whose clients have disconnected: they have effects.
 async fn drain(stopping: watch::Sender<()>, tasks: &TaskTracker) {
     let _ = stopping.send(());
     tasks.close();
@@ -205,7 +204,7 @@ async fn drain(stopping: watch::Sender<()>, tasks: &TaskTracker) {
     }
 }
 
-/// Failures to accept a connection are told once, and again when there were none for a while.
+/// Logs failures to accept once, and again only after a period without any.
 #[derive(Default)]
 struct AcceptFailures {
     last: Option<Instant>,
@@ -259,11 +258,11 @@ tokio::task_local! {
     static RECEIVING: Arc<Activity>;
 }
 
-/// Marks an answer after which its connection ends, since the body of its request was not read.
+/// Marks a response after which its connection closes, because the request's body was not read.
 #[derive(Debug, Clone, Copy)]
 struct Unread;
 
-/// Reads a whole body of at most `limit` bytes, or says what to answer instead (400, 408 or 413).
+/// Reads a body of at most `limit` bytes, or returns the error response (400, 408 or 413).
 pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
     let activity = RECEIVING.try_with(Arc::clone).ok();
     let _receiving = activity.as_ref().map(|activity| activity.receiving());
@@ -273,8 +272,8 @@ pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Re
     read.map_err(|response| Box::new(unread(*response, body)))
 }
 
-/// An answer to a request whose body was not read whole: the client is told that the connection ends with it. What it
-/// still sends is read and forgotten for a while by the connection, and then it is cut.
+/// A response to a request whose body was not read completely. It announces that the connection closes. The connection
+/// discards for a while what the client still sends, and is then cut.
 #[must_use]
 pub fn unread<B>(mut response: http::Response<B>, body: Incoming) -> http::Response<B> {
     if !body.is_end_stream() {
@@ -299,13 +298,13 @@ async fn read(body: &mut Incoming, limit: usize) -> Result<Bytes, Box<Response>>
         if whole.len() + data.len() > limit {
             return Err(too_large());
         }
-        // Nearly every body comes in one frame, which need not be copied.
+        // Most bodies arrive in one frame, which needs no copy.
         if whole.is_empty() && body.is_end_stream() {
             return Ok(data);
         }
         whole.extend_from_slice(&data);
     }
-    // HTTP/2 lets a client end a stream without an error before it sent what it had announced.
+    // HTTP/2 allows a client to end a stream cleanly before it sent the announced length.
     if body.size_hint().lower() > 0 {
         let detail = "the body did not come whole: it is shorter than its `Content-Length`";
         return Err(Box::new(problem(StatusCode::BAD_REQUEST, detail)));

@@ -1,5 +1,4 @@
-//! Work that many callers want the result of, run once: whoever comes while it runs waits for the same result.
-//! Knows nothing of what the work is.
+//! Runs work at most once at a time: callers that arrive meanwhile wait for the same result.
 
 use std::{
     future::Future,
@@ -9,18 +8,18 @@ use std::{
 
 use tokio::sync::watch;
 
-/// When the work ended and what came of it; `None` while it runs.
+/// When the work completed, and its result; `None` while it runs.
 type Outcome<T> = Option<(Instant, T)>;
 
-/// At most one run of some work at a time. A run is a task of its own, so a caller that gives up neither cancels it
-/// nor starts another one.
+/// At most one run at a time. A run is a task of its own, so that a caller that gives up neither cancels it nor starts
+/// another.
 pub struct SingleFlight<T> {
     last: Mutex<Option<watch::Receiver<Outcome<T>>>>,
     reuse: Duration,
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// A result is also given to those who ask within `reuse` after the run ended.
+    /// Also returns a result to callers within `reuse` after the run completed.
     #[must_use]
     pub fn new(reuse: Duration) -> Self {
         Self { last: Mutex::new(None), reuse }

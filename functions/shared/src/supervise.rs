@@ -1,5 +1,5 @@
 //! Keeps a task running that others depend on: a panic is caught, logged with its cause and counted, and the task is
-//! started again after a backoff.
+//! restarted after a backoff.
 
 use std::{
     any::Any,
@@ -23,7 +23,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// A task that ran this long before it failed starts again at the first backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// How often a task failed, and why it did last; shared with whoever shows it.
+/// How often a task failed, and the last reason; shared with status pages.
 #[derive(Debug, Default)]
 pub struct TaskHealth {
     restarts: AtomicU64,
@@ -37,25 +37,25 @@ impl TaskHealth {
         self.restarts.load(Relaxed)
     }
 
-    /// The last failure; none when there was none.
+    /// The last failure, if any.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Remembers a failure that needed no restart.
+    /// Records a failure that needed no restart.
     pub fn failed(&self, why: impl Into<String>) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.into());
     }
 
-    /// Forgets the last failure, because what failed works again.
+    /// Clears the last failure, because the task works again.
     pub fn recovered(&self) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// Runs the future that `start` makes in a task of its own, and a new one after each panic, until one of them returns.
-/// Dropping the returned future aborts the task.
+/// Runs the future from `start` in a task, and a new one after each panic, until one returns. Dropping the returned
+/// future aborts the task.
 pub async fn supervise<F>(name: &str, health: &TaskHealth, mut start: impl FnMut() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -85,7 +85,7 @@ where
     }
 }
 
-/// What a panic said, from its payload.
+/// The message of a panic.
 #[must_use]
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);

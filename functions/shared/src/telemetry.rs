@@ -1,4 +1,4 @@
-//! Logs as JSON lines on standard output, and traces to an OTLP collector where one is configured.
+//! Logs as JSON lines on standard output, and traces to an OTLP collector if one is configured.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ use crate::{
     router::Response,
 };
 
-/// Whether anything is observed beyond logs, so that nobody pays for what is not on.
+/// Whether metrics or traces are on, so that they cost nothing when off.
 static TRACES: AtomicBool = AtomicBool::new(false);
 static METERS: AtomicBool = AtomicBool::new(false);
 
@@ -39,7 +39,7 @@ static METERS: AtomicBool = AtomicBool::new(false);
 pub struct Telemetry(Option<SdkTracerProvider>);
 
 impl Telemetry {
-    /// Sends what was not sent yet.
+    /// Flushes pending spans.
     pub fn flush(self) {
         if let Some(provider) = self.0
             && let Err(error) = provider.shutdown()
@@ -54,13 +54,13 @@ pub fn start<W>(name: &'static str, config: &Config, logs: W) -> Result<Telemetr
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // Not `EnvFilter`: the regular expressions that it can look for in fields are a tenth of a function.
+    // Not `EnvFilter`: its regular expressions would be a tenth of a function's size.
     let filter: Targets = (config.log_level.parse())
         .map_err(|e| ConfigError::new("LOG_LEVEL", format!("`{}` is no filter: {e}", config.log_level)))?;
     let provider = config.otlp_endpoint.as_deref().map(|endpoint| exporter(name, endpoint)).transpose()?;
     let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(name)));
-    // A full disk must cost log lines and nothing more: reporting the failure on standard error, which may lie on the
-    // same disk, would panic in whatever was logging.
+    // On a full disk, losing log lines is all that may happen: reporting the failure on standard error, possibly on the
+    // same disk, would panic in the code that logs.
     let logs =
         tracing_subscriber::fmt::layer().event_format(JsonLine).log_internal_errors(false).with_writer(logs);
     // A second start in one process (tests) keeps the first's subscriber.
@@ -86,7 +86,7 @@ fn exporter(name: &'static str, endpoint: &str) -> Result<SdkTracerProvider, Con
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// A request that is being answered.
+/// A request in progress.
 pub(crate) struct Observed {
     method: Method,
     uri: Uri,
@@ -94,7 +94,7 @@ pub(crate) struct Observed {
     span: tracing::Span,
 }
 
-/// Begins to observe a request; its trace goes on where `traceparent` says.
+/// Starts observing a request; its trace continues from `traceparent`.
 pub(crate) fn observe<B>(request: &http::Request<B>) -> Observed {
     let span = if TRACES.load(Ordering::Relaxed) {
         let headers = request.headers();
@@ -115,7 +115,7 @@ pub(crate) fn observe<B>(request: &http::Request<B>) -> Observed {
 }
 
 impl Observed {
-    /// Runs the answering inside the span, then counts it and tells those who want to know of each.
+    /// Runs the handler inside the span, then counts and logs the request.
     pub(crate) async fn run(self, answering: impl Future<Output = Response>) -> Response {
         let response = answering.instrument(self.span.clone()).await;
         self.span.record("status", response.status().as_u16());
@@ -128,7 +128,7 @@ impl Observed {
     }
 }
 
-/// One JSON object a line: `level`, `timestamp`, `caller`, `msg`, the call's id where it has one, the event's fields.
+/// One JSON object per line: `level`, `timestamp`, `caller`, `msg`, the call's id if it has one, the event's fields.
 struct JsonLine;
 
 impl<S, N> FormatEvent<S, N> for JsonLine

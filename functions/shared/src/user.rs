@@ -1,4 +1,4 @@
-//! The one thing that the system is about: a user with an id and a name.
+//! The domain's only entity: a user with an id and a name.
 
 use event::without_bom;
 use serde::{Deserialize, Serialize};
@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use crate::error::Rejection;
 
-/// Most Unicode characters (scalar values) that a name may have.
+/// Maximum number of Unicode characters (scalar values) of a name.
 pub const LONGEST_NAME: usize = 255;
-/// Most characters of what the JSON reader says; the rest would only repeat what was sent.
+/// Maximum length of the JSON reader's message; the rest would only repeat the input.
 const LONGEST_FAULT: usize = 300;
 
 /// A valid user: `{"id": <UUID>, "name": <1 to 255 characters, none of them a control character>}`.
@@ -16,11 +16,11 @@ const LONGEST_FAULT: usize = 300;
 pub struct User {
     /// Identity; lower-case and hyphenated in JSON.
     pub id: Uuid,
-    /// Kept exactly as it came.
+    /// Kept exactly as received.
     pub name: String,
 }
 
-/// The JSON before its values were looked at.
+/// The JSON before validation.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -29,7 +29,7 @@ struct Raw {
 }
 
 impl User {
-    /// Reads a user from a JSON object's bytes, with or without a byte order mark; the rejection (400) says what is wrong.
+    /// Parses a user from a JSON object, with or without a byte order mark; the rejection (400) says what is wrong.
     pub fn from_json(json: &[u8]) -> Result<Self, Rejection> {
         let fault = |why: &str| {
             let why: String = why.chars().take(LONGEST_FAULT).collect();
@@ -38,7 +38,7 @@ impl User {
             ))
         };
         let json = without_bom(json);
-        // Serde would read the fields from an array, too.
+        // Serde would also accept an array of the fields.
         if json.trim_ascii_start().first() == Some(&b'[') {
             return Err(fault("an array is no object"));
         }
@@ -52,7 +52,7 @@ impl User {
     /// The user as JSON bytes, the form in which it travels and is stored.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        // A struct of a UUID and a string has no way to fail to serialise.
+        // Serialising a UUID and a string cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }

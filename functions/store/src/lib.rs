@@ -1,5 +1,5 @@
-//! `store`: keeps every user as it came in the master dataset; the first one of an id wins.
-//! Knows the master dataset; nothing of the log or of the views.
+//! `store`: keeps every user as received in the master dataset; the first user of an id wins. Depends on the master
+//! only.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -16,7 +16,7 @@ use shared::{
     user::User,
 };
 
-/// Most users of one commit.
+/// Maximum number of users per commit.
 const GROUP: usize = 1_000;
 
 /// Runs the function until SIGTERM.

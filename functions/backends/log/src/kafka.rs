@@ -1,4 +1,4 @@
-//! The log in Kafka, or what speaks its protocol. Opening it costs nothing: clients connect when first needed.
+//! The log in Kafka, or in a server that speaks its protocol. Opening does no I/O: clients connect lazily.
 
 mod consumer;
 mod elsewhere;
@@ -33,16 +33,16 @@ use self::{
 };
 use crate::{Consumer, Log, LogError, Start};
 
-/// How long a question to a broker may take.
+/// Timeout of a metadata or admin request.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long whoever asks for readiness is kept waiting.
+/// Timeout of a readiness check.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer about readiness is given again: a probe that is less patient than a round trip finds it.
+/// How long a readiness result is reused: a probe whose timeout is shorter than a round trip still gets it.
 const READY_REUSE: Duration = Duration::from_millis(200);
-/// Delay before a producer that died is replaced; doubles while its successors die before they have written anything.
+/// Delay before a dead producer is replaced; doubles while successors die before they have written anything.
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// How long after a topic was created, or lost its leader, it is asked for again.
+/// Poll interval for a topic that was just created or has lost its leader.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A log in Kafka.
@@ -55,11 +55,11 @@ struct Inner {
     ready: SingleFlight<Result<(), Arc<KafkaFailure>>>,
 }
 
-/// The producer of a process; opened when first needed, and anew when it can write no more.
+/// The producer of a process; opened lazily, and replaced after a fatal error.
 #[derive(Default)]
 struct Slot {
     current: Option<Arc<Producer>>,
-    /// How many died one after the other without having written anything.
+    /// How many producers in a row died without having written anything.
     failures: u32,
     /// No other one is opened before; each has threads and connections.
     retry_at: Option<Instant>,
@@ -100,12 +100,12 @@ impl Log for KafkaLog {
         Ok(tokio::spawn(async move { inner.create(&topic).await }).await.map_err(KafkaFailure::GivenUp)??)
     }
 
-    /// Requests of a connection are under way together, so that an append need not wait for another one's answer.
+    /// Requests of a connection are pipelined, so an append need not wait for another one's answer.
     fn commits_at_once(&self) -> usize {
         1_000
     }
 
-    /// One question to the brokers, in flight at most once a process, however many probes ask.
+    /// One metadata request, at most one in flight per process, however many probes ask.
     async fn ready(&self) -> Result<(), LogError> {
         let inner = self.0.clone();
         let checked = self.0.ready.run(|| async move {
@@ -156,7 +156,7 @@ impl Inner {
         });
     }
 
-    /// Creates a topic with the broker's own numbers of partitions and replicas, and waits until it can be read.
+    /// Creates a topic with the broker's default partitions and replicas, and waits until it is readable.
     async fn create(&self, topic: &str) -> Result<(), KafkaFailure> {
         let config = self.url.config(Side::Producer, &[], &[]);
         let admin: AdminClient<DefaultClientContext> = config.create().map_err(KafkaFailure::Open)?;
@@ -168,7 +168,7 @@ impl Inner {
             use RDKafkaErrorCode::{
                 ClusterAuthorizationFailed, TopicAlreadyExists, TopicAuthorizationFailed,
             };
-            // Whoever may not create topics was given them.
+            // Without permission to create topics, the topic is expected to exist.
             if !matches!(source, TopicAlreadyExists | ClusterAuthorizationFailed | TopicAuthorizationFailed) {
                 return Err(KafkaFailure::Create { topic, source });
             }
@@ -215,7 +215,7 @@ fn partitions<C: ClientContext>(
     }
 }
 
-/// A line of librdkafka's own log. It goes on by itself after what it complains of, so that no operator must act.
+/// A line of librdkafka's log. At most WARN: librdkafka recovers without an operator.
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {

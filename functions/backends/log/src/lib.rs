@@ -1,5 +1,4 @@
-//! The log: where `ingest` appends events and where the event sources read them.
-//! One implementation a URL scheme; whoever holds a `dyn Log` does not know which.
+//! The log: `ingest` appends events, and event sources read them. One implementation per URL scheme, behind `dyn Log`.
 
 mod kafka;
 mod partition;
@@ -21,13 +20,13 @@ pub use crate::{
     sqlite::SqliteLog,
 };
 
-/// The topic of users where a URL names none.
+/// Default topic of users.
 const TOPIC: &str = "user";
 
 /// SQLite's result code for a value beyond its limit.
 const SQLITE_TOOBIG: &str = "18";
 
-/// The log that a URL names (`LOG_URL`). Connects when first needed.
+/// The log that a URL names (`LOG_URL`). Connects lazily.
 pub fn open(url: &str) -> Result<Arc<dyn Log>, ConfigError> {
     if url.starts_with("kafka://") {
         return Ok(Arc::new(KafkaLog::new(url)?));
@@ -58,22 +57,22 @@ pub enum Start {
     Time(i64),
 }
 
-/// What one `poll` brought.
+/// The result of a `poll`.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// In offset order within each partition.
     pub records: Vec<Delivered>,
-    /// Partitions that the next `poll` gives up; what is finished there may be committed before it. What is in flight
-    /// there is delivered twice. None of `records` is theirs.
+    /// Partitions that the next `poll` releases. Finished offsets may be committed before it; events in flight are
+    /// delivered twice. `records` contains none of theirs.
     pub revoked: Vec<i32>,
 }
 
 /// An append-only log of topics, each in partitions by key.
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// Appends all records to the topic or none that will be acknowledged; durable once it returns. After an error
-    /// some may be there all the same; appending them again is the caller's choice, and safe for users.
-    /// Goes on if the caller gives up. One record that is too large fails all: append the others without it.
+    /// Appends all records durably. After an error some may have been written; appending them again is the caller's
+    /// choice, and safe for users. Completes even if the caller gives up. One record that is too large fails the whole
+    /// append.
     async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError>;
     /// Reads the topic. With a group: from its committed offsets, or from `start` where it has none.
     /// Without: from `start`, and commits are forgotten.
@@ -83,11 +82,11 @@ pub trait Log: Send + Sync {
         group: Option<&str>,
         start: Start,
     ) -> Result<Box<dyn Consumer>, LogError>;
-    /// Creates the topic where it is missing and the log can tell; reading a topic that is not there is an error then.
+    /// Creates the topic if it is missing and the log distinguishes that; otherwise reading a missing topic fails.
     async fn create(&self, _topic: &str) -> Result<(), LogError> {
         Ok(())
     }
-    /// How many calls of `append` a process should have under way at once; more would only wait for each other.
+    /// How many calls of `append` a process should have in flight; more would only wait for each other.
     fn commits_at_once(&self) -> usize {
         1
     }
@@ -98,21 +97,21 @@ pub trait Log: Send + Sync {
 /// A member of a consumer group.
 #[async_trait]
 pub trait Consumer: Send {
-    /// Waits for records and takes at most `max`. Cancel-safe: what was not returned comes again.
-    /// With a `max` of zero it takes none, but goes on being a member of its group until that wants partitions back.
+    /// Waits for records and returns at most `max`. Cancel-safe. With a `max` of zero it returns none but stays a
+    /// member of the group until partitions are revoked.
     async fn poll(&mut self, max: usize) -> Result<Batch, LogError>;
-    /// Takes at most `max` of the records that are there now; empty when all partitions are read to their ends.
+    /// Returns at most `max` of the available records; empty once all partitions are read to their ends.
     async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError>;
-    /// What the group has committed, per partition; empty without a group. Whoever only asks does not join it.
+    /// Committed offsets of the group, per partition; empty without a group. Does not join it.
     async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError>;
-    /// Remembers, per partition, the offset of the first record that is not finished. Leaves out partitions that are
-    /// another member's by now.
+    /// Commits, per partition, the offset of the first unfinished record. Skips partitions that another member owns by
+    /// now.
     async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError>;
-    /// Per partition, the offsets kept as of now: from that of the oldest record to the one after the newest.
+    /// Watermarks per partition: from the offset of the oldest record to the one after the newest.
     async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError>;
 }
 
-/// Why the log could not do it now. Each variant keeps its source.
+/// Why the log is unavailable. Each variant keeps its source.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The database under the embedded log failed.
@@ -127,7 +126,7 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// Whether the log refuses the records for their size, so that appending them again is of no use.
+    /// Whether the log rejects the records for their size, so that retrying is useless.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         match self {
@@ -141,7 +140,7 @@ impl LogError {
 }
 
 impl From<LogError> for Error {
-    /// Nothing was written when the log is full; otherwise that is unknown.
+    /// If the log is full, nothing was written; otherwise the outcome is unknown.
     fn from(error: LogError) -> Self {
         match error {
             LogError::Kafka(KafkaFailure::TooLarge { .. }) => {

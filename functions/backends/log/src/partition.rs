@@ -1,4 +1,4 @@
-//! Which partition a key belongs to, as Kafka's own clients choose it: murmur2 of the key (KafkaProducer, `Utils.murmur2`).
+//! The partition of a key, chosen as Kafka's own clients do: murmur2 (KafkaProducer, `Utils.murmur2`).
 
 /// The partition of a key among so many.
 pub(crate) fn of_key(key: &[u8], partitions: u32) -> u32 {

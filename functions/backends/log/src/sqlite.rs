@@ -16,10 +16,10 @@ use shared::record::Record;
 
 use crate::{Consumer, Log, LogError, Start, partition};
 
-/// Partitions of every topic. They cost nothing here, and are what an ordered source works on at once.
+/// Partitions of every topic. They cost nothing here, and give an ordered source its parallelism.
 const PARTITIONS: u32 = 64;
 
-/// `seq` is the place in the whole topic, `offset` the place in the partition; both grow by one.
+/// `seq` is the position in the topic, `offset` the position in the partition; both grow by one.
 const SCHEMA: &[&str] = &["
     CREATE TABLE records (
         topic TEXT NOT NULL,
@@ -63,7 +63,7 @@ struct Inner {
 }
 
 impl SqliteLog {
-    /// A log in the file, which is created when first needed.
+    /// A log in the file, created lazily.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self(Arc::new(Inner { database: Database::new(path, SCHEMA) }))
@@ -123,14 +123,14 @@ impl Inner {
         self.notify()
     }
 
-    /// Tells consumers in all processes that there is news. They also look by themselves, so a crash before this delays
-    /// them at most. Fails if the folder is gone, and with it what was just written.
+    /// Notifies consumers in all processes. They also poll, so a crash before this only delays them. Fails if the
+    /// folder is gone, and with it what was just written.
     fn notify(&self) -> Result<(), Error> {
         self.notify_file()?.write_at(&[0], 0).map(drop).map_err(|source| self.fault(source))
     }
 
-    /// Writing this file of one byte wakes consumers. Opened anew each time: a handle of a file that was removed or
-    /// replaced would reach nobody.
+    /// Writing this one-byte file wakes consumers. Opened each time: a handle to a file that was removed or replaced
+    /// would notify nobody.
     fn notify_file(&self) -> Result<File, Error> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.notify_path());
         file.map_err(|source| self.fault(source))

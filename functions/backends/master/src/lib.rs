@@ -1,4 +1,4 @@
-//! The master dataset: every user as it came, and the views that the batch layer computes from it.
+//! The master dataset: every user as received, and the batch views computed from them.
 
 mod mysql;
 mod sqlite;
@@ -14,7 +14,7 @@ use shared::{
 
 pub use crate::{mysql::MySqlMaster, sqlite::SqliteMaster};
 
-/// The master dataset that a URL names (`MASTER_URL`). Connects when first needed.
+/// The master dataset that a URL names (`MASTER_URL`). Connects lazily.
 pub fn open(url: &str) -> Result<Arc<dyn Master>, ConfigError> {
     if url.starts_with("mysql://") {
         return Ok(Arc::new(MySqlMaster::new(url)?));
@@ -28,47 +28,47 @@ pub fn open(url: &str) -> Result<Arc<dyn Master>, ConfigError> {
     }
 }
 
-/// What became of a user that was to be stored.
+/// The outcome of storing a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
-    /// It is the first with its id, and is now kept for ever.
+    /// The first user with its id; kept for ever.
     New,
-    /// The same id with the same name was there: no effect.
+    /// The id exists with the same name: no effect.
     Duplicate,
-    /// The same id was there with another name, which stays.
+    /// The id exists with another name, which stays.
     Conflict {
         /// The name that is kept.
         kept: String,
     },
 }
 
-/// What a run of batch did.
+/// The result of a batch run.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tick {
-    /// Users that this run took in.
+    /// New users in this run.
     pub new_users: u64,
     /// Users in the batch views now.
     pub users: u64,
-    /// The user with the most characters in its name; the one stored first between equals.
+    /// The user whose name has the most characters; of equally long ones, the first stored.
     pub longest_name_user: Option<User>,
-    /// Whether everything was computed anew.
+    /// Whether everything was recomputed.
     pub full: bool,
 }
 
 /// Users as they came, and the batch views over them.
 #[async_trait]
 pub trait Master: Send + Sync {
-    /// Stores all users durably in one transaction; answers in their order.
-    /// Within the call, too, the first one of an id wins.
+    /// Stores all users durably in one transaction; returns outcomes in their order. Within the call, too, the first
+    /// user of an id wins.
     async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError>;
-    /// Brings the batch views up to date with what was committed since the last run, or anew with `full`.
+    /// Updates the batch views with what was committed since the last run; with `full`, recomputes them.
     async fn tick(&self, full: bool) -> Result<Tick, MasterError>;
     /// The batch view: the user with the longest name.
     async fn longest(&self) -> Result<Option<User>, MasterError>;
     /// The batch view: users per minute, newest first.
     async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError>;
-    /// How many calls of `store` a process should have under way at once; more would only wait for each other.
+    /// How many calls of `store` a process should have in flight; more would only wait for each other.
     fn commits_at_once(&self) -> usize {
         1
     }
@@ -76,7 +76,7 @@ pub trait Master: Send + Sync {
     async fn ready(&self) -> Result<(), MasterError>;
 }
 
-/// Why the master dataset could not do it now. Each variant keeps its source.
+/// Why the master dataset is unavailable. Each variant keeps its source.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterError {
     /// The database under the embedded master failed.
@@ -88,10 +88,10 @@ pub enum MasterError {
     /// The tables could not be created.
     #[error("the tables could not be created in MySQL (MASTER_URL)")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// The task that wrote was ended with its runtime.
+    /// The writing task ended with its runtime.
     #[error("the write was given up")]
     GivenUp(#[from] tokio::task::JoinError),
-    /// An attempt failed whose result several callers share.
+    /// The shared error of an attempt that several callers waited for.
     #[error(transparent)]
     Shared(#[from] Arc<MasterError>),
 }

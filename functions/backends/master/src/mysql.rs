@@ -1,4 +1,4 @@
-//! The master dataset in MySQL, or what speaks its protocol (MariaDB, TiDB): nothing is used that only one has.
+//! The master dataset in MySQL, MariaDB or TiDB, using only features of all of them.
 
 mod batch;
 mod migration;
@@ -26,21 +26,21 @@ use uuid::Uuid;
 
 use crate::{Master, MasterError, Stored, Tick};
 
-/// Connections of a process; a hundred replicas must fit into one server.
+/// Connections per process; a hundred replicas must fit into one server.
 const CONNECTIONS: u32 = 2;
-/// How long a transaction that stores, or a query, may take.
+/// Timeout of a storing transaction or a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long a transaction is not begun again, so that a server that hangs becomes an error.
+/// After this time a transaction is not retried, so that a server that hangs becomes an error.
 const RETRY_WINDOW: Duration = Duration::from_secs(20);
-/// How long a run of the batch may take.
+/// Timeout of a batch run.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(600);
-/// A success so recent answers a readiness check.
+/// How long a successful readiness check is reused.
 const READY_REUSE: Duration = Duration::from_secs(1);
-/// How often a transaction is begun that lost against another or whose connection was lost.
+/// Maximum attempts of a transaction that met a conflict or lost its connection.
 const TRIES: u32 = 10;
-/// How much longer each wait is before it is begun anew; a random part spreads those that lost against each other.
+/// Backoff increment per attempt; jitter separates transactions that conflicted.
 const AGAIN: Duration = Duration::from_millis(10);
-/// Error numbers of a deadlock, of a lock that was waited for too long, and of a server that shuts down or hangs up.
+/// Error numbers of a deadlock, of a lock wait timeout, and of a server that shuts down or hangs up.
 const LOST: [u16; 4] = [1213, 1205, 1053, 1927];
 
 /// A master dataset in a server's database.
@@ -49,7 +49,7 @@ pub struct MySqlMaster(Arc<Inner>);
 
 struct Inner {
     pool: MySqlPool,
-    /// The tables, once they are known to be there.
+    /// Set once the tables are known to exist.
     tables: Opening<(), MasterError>,
     /// One readiness check at a time.
     checks: SingleFlight<Result<(), Arc<MasterError>>>,
@@ -58,7 +58,7 @@ struct Inner {
 }
 
 impl MySqlMaster {
-    /// The database of `mysql://user:password@host:port/db`; connects when first needed.
+    /// The database of `mysql://user:password@host:port/db`; connects lazily.
     pub fn new(url: &str) -> Result<Self, ConfigError> {
         Self::with_clock(url, || chrono::Utc::now().timestamp_millis())
     }
@@ -68,7 +68,7 @@ impl MySqlMaster {
         url: &str,
         clock: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Result<Self, ConfigError> {
-        // What is wrong with it must not be shown: it holds a password.
+        // The parser's error must not be shown: it may contain the password.
         let wrong = || ConfigError::new("MASTER_URL", "must be like mysql://user:password@host:port/db");
         let options: MySqlConnectOptions = url.parse().map_err(|_| wrong())?;
         if options.get_database().is_none() {
@@ -83,7 +83,7 @@ impl MySqlMaster {
         })))
     }
 
-    /// Runs work to its end, also when the caller goes away: an open transaction would hold up others.
+    /// Spawned, so that the transaction finishes even if the caller is cancelled: an open one would block others.
     async fn run<T: Send + 'static, F>(&self, work: impl FnOnce(Self) -> F) -> Result<T, MasterError>
     where
         F: Future<Output = Result<T, MasterError>> + Send + 'static,
@@ -97,7 +97,7 @@ impl MySqlMaster {
     }
 }
 
-/// Repeats a transaction that lost against another or whose connection broke. Done twice, each does what it does once.
+/// Retries a transaction after a conflict or a broken connection. All of them are idempotent.
 async fn retry_on_conflict<T, F>(transaction: impl Fn() -> F) -> Result<T, MasterError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
@@ -183,7 +183,7 @@ impl Master for MySqlMaster {
 }
 
 impl Inner {
-    /// Creates the tables where they are not there: once a process, in a task that all callers share.
+    /// Creates missing tables: once per process, in a task that all callers share.
     async fn migrated(&self) -> Result<(), MasterError> {
         let open = || {
             let pool = self.pool.clone();
@@ -212,7 +212,7 @@ impl Inner {
         users: &[User],
     ) -> Result<Vec<Stored>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
-        // Tells what this attempt inserted from what was there; an attempt whose commit went unanswered was another.
+        // Tells rows of this attempt from existing ones; an attempt whose commit was not confirmed is a different one.
         let attempt = Uuid::new_v4();
         let now = (self.clock)();
         let mut insert = QueryBuilder::new("INSERT INTO users (id, name, stored_at, stored_by) ");
@@ -220,7 +220,7 @@ impl Inner {
             row.push_bind(user.id.as_bytes().to_vec()).push_bind(&user.name);
             row.push_bind(now).push_bind(attempt.as_bytes().to_vec());
         });
-        // Unlike IGNORE, hides no other fault.
+        // Unlike IGNORE, hides no other error.
         insert.push(" ON DUPLICATE KEY UPDATE seq = seq");
         insert.build().execute(&mut *transaction).await?;
         let kept = kept(&mut transaction, users).await?;
@@ -244,15 +244,14 @@ impl Inner {
     }
 }
 
-/// The items and the last one again, up to a power of two, for statements to which it makes no difference: so there are
-/// few statements, which stay prepared. One that is closed costs 40 ms: the server does not answer to that, and TCP
-/// keeps the next one back until it acknowledges.
+/// Pads to a power of two by repeating the last item, so that few distinct statements exist and stay prepared. Closing
+/// one costs 40 ms: the server sends no answer, and TCP delays the next statement until it acknowledges.
 fn padded<T>(items: &[T]) -> impl Iterator<Item = &T> {
     let more = items.len().next_power_of_two() - items.len();
     items.iter().chain(items.last().into_iter().cycle().take(more))
 }
 
-/// What the table has for an id.
+/// The existing row of an id.
 struct Kept {
     seq: i64,
     name: String,

@@ -1,6 +1,6 @@
-//! The embedded master dataset: one SQLite file with all users and the batch views over them.
-//! SQLite has one writer at a time, so users commit in the order of `seq` and all after `batch.seq` are new;
-//! a master with many writers must remember which ones are pending instead.
+//! The embedded master dataset: one SQLite file with all users and the batch views. SQLite has one writer at a time, so
+//! users commit in the order of `seq`, and all after `batch.seq` are new. A master with many writers must record
+//! pending users instead.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::{Master, MasterError, Stored, Tick};
 
-/// `batch` is one row: up to which `seq` the views go, how many users that are, and who has the longest name.
-/// `batch_minutes` has one row a minute in which users came: how many there were at its end.
+/// `batch` is one row: the last `seq` in the views, the number of users, and the longest name. `batch_minutes` has one
+/// row per minute with new users: the total at its end.
 const SCHEMA: &[&str] = &["
     CREATE TABLE users (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -55,7 +55,7 @@ struct Inner {
 }
 
 impl SqliteMaster {
-    /// A master dataset in the file, which is created when first needed.
+    /// A master dataset in the file, created lazily.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self::with_clock(path, || chrono::Utc::now().timestamp_millis())
@@ -101,7 +101,7 @@ impl Inner {
         let rows = serde_json::json!(users.iter().map(|u| (u.id.as_simple(), &u.name)).collect::<Vec<_>>());
         let mut write = self.database.write().await?;
         let mut transaction = write.begin().await?;
-        // Time never goes back, whatever the clock does: minutes that were closed stay as they are.
+        // Time never goes back, whatever the clock does: closed minutes stay as they are.
         let insert = "INSERT INTO users (id, name, stored_at)
             SELECT unhex(value ->> 0), value ->> 1,
                 max(?2, coalesce((SELECT stored_at FROM users ORDER BY seq DESC LIMIT 1), 0))
@@ -113,7 +113,7 @@ impl Inner {
             .fetch_all(&mut *transaction)
             .await?;
         let mut new = new.iter().map(|id| uuid(id)).collect::<Result<std::collections::HashSet<_>, _>>()?;
-        // The first one of a new id is it; every other one is compared with what is kept.
+        // The first row of a new id is stored; every other one is compared with the stored name.
         let firsts: Vec<bool> = users.iter().map(|user| new.remove(&user.id)).collect();
         let others = users.iter().zip(&firsts).filter(|(_, first)| !**first).map(|(user, _)| user.id);
         let kept = names(&mut transaction, others).await?;
@@ -147,7 +147,7 @@ impl Inner {
     }
 }
 
-/// Brings the batch views from where they are to the newest user; reads none but the new ones.
+/// Updates the batch views to the newest user; reads only new users.
 async fn take_in(connection: &mut SqliteConnection) -> Result<(), Error> {
     let longest = "UPDATE batch SET longest_seq = (
             SELECT seq FROM (
@@ -160,7 +160,7 @@ async fn take_in(connection: &mut SqliteConnection) -> Result<(), Error> {
     if sqlx::query(longest).execute(&mut *connection).await?.rows_affected() == 0 {
         return Ok(());
     }
-    // A minute's point is named by the minute itself, so that computing it anew gives the same (UUID version 8).
+    // The id of a minute's point is derived from the minute, so that recomputing gives the same (UUID version 8).
     let minutes = "INSERT INTO batch_minutes (minute, id, time, user_count)
         SELECT minute, unhex(printf('%012x', minute) || '80008000000000000000'), newest / 1000,
             (SELECT users FROM batch) + sum(came) OVER (ORDER BY minute)

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// Points of the window, newest first; costs what it returns.
+/// Points of the window, newest first. The cost is proportional to the result.
 pub async fn points(readers: &SqlitePool, table: &'static str, window: Window) -> Result<Vec<Point>, Error> {
-    // Time and count grow together, so that bounds of time are bounds of the count.
+    // Times and counts grow together, so a bound on the time is a bound on the count.
     let bounds = format!(
         "user_count > ?1 AND user_count < ?2
          AND user_count >= coalesce((SELECT user_count FROM {table} WHERE time >= ?3 ORDER BY time, user_count LIMIT 1), ?2)
@@ -20,7 +20,7 @@ pub async fn points(readers: &SqlitePool, table: &'static str, window: Window) -
         None => format!(
             "SELECT id, time, user_count FROM {table} WHERE {bounds} ORDER BY user_count DESC LIMIT ?5"
         ),
-        // From the last point of a step straight to the last point before that step, through the index.
+        // Jumps from the last point of a step to the last point before that step, through the index.
         Some(_) => format!(
             "WITH RECURSIVE
              newest AS (SELECT time, user_count FROM {table} WHERE {bounds} ORDER BY user_count DESC LIMIT 1),
@@ -48,7 +48,7 @@ pub async fn points(readers: &SqlitePool, table: &'static str, window: Window) -
     rows.into_iter().map(point).collect()
 }
 
-/// Points stand at whole seconds: not before 1.5 s means not before 2 s, before 1.5 s means before 2 s.
+/// Points have whole seconds: at or after 1.5 s means at or after 2 s, before 1.5 s means before 2 s.
 fn ceil_seconds(ms: i64) -> i64 {
     ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0)
 }

@@ -1,5 +1,5 @@
-//! Tells whether the files that were opened are still the ones at their paths.
-//! A file that was removed goes on taking writes, which nobody can ever read again.
+//! Detects whether the open files are still the ones at their paths. A removed file keeps accepting writes that nobody
+//! can read again.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use crate::Error;
 pub(crate) struct FileId(u64, u64);
 
 impl FileId {
-    /// Of what is at the path now.
+    /// The file at the path now.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|file| Self::of(&file))
     }
@@ -23,7 +23,7 @@ impl FileId {
         Self(file.dev(), file.ino())
     }
 
-    /// Fails, naming the file, when another file is at the path, or none.
+    /// Fails, naming the file, if the path holds another file or none.
     pub(crate) fn check(self, path: &Path) -> Result<(), Error> {
         let gone = |kind, why: &str| {
             Err(Error::Io { path: path.to_owned(), source: io::Error::new(kind, why.to_owned()) })
@@ -51,7 +51,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Notes which files are at the paths now. Call it while a connection is open.
+    /// Records which files are at the paths. Call it while a connection is open.
     pub(crate) fn note(database: &Path) -> Result<Self, Error> {
         let id = FileId::at(database).map_err(|source| Error::Io { path: database.to_owned(), source })?;
         let mut files = Self { database: (database.to_owned(), id), beside: Vec::new() };
@@ -59,19 +59,19 @@ impl Files {
         Ok(files)
     }
 
-    /// Notes the files beside the database anew. Call it while a connection is open.
+    /// Records the files beside the database again. Call it while a connection is open.
     pub(crate) fn note_beside(&mut self) {
         let paths = ["-wal", "-shm"].map(|suffix| beside(&self.database.0, suffix));
         self.beside =
             paths.into_iter().filter_map(|path| FileId::at(&path).ok().map(|id| (path, id))).collect();
     }
 
-    /// Expects only the database file, since SQLite removes the others with the last connection.
+    /// Expects only the database file, because SQLite removes the others with the last connection.
     pub(crate) fn forget_beside(&mut self) {
         self.beside.clear();
     }
 
-    /// Fails, naming the file, when one of them was removed or replaced.
+    /// Fails, naming the file, if one of them was removed or replaced.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let mut files = std::iter::once(&self.database).chain(&self.beside);
         files.try_for_each(|(path, id)| id.check(path))

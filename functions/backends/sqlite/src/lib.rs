@@ -1,5 +1,5 @@
-//! What the embedded backends share: a durable SQLite file that many processes read and write at once.
-//! Knows no table but the shape that both histories of the number of users have.
+//! Shared by the embedded backends: a durable SQLite file that many processes read and write. Knows no table but the
+//! shape of the two histories.
 
 pub mod history;
 mod identity;
@@ -30,18 +30,18 @@ use crate::{
     write_lock::{WriteGuard, WriteLock},
 };
 
-/// How long SQLite itself waits for a lock; writers queue before it, so only a checkpoint ever takes it.
+/// SQLite's own busy timeout. Writers queue before it, so only a checkpoint ever needs it.
 const BUSY: Duration = Duration::from_secs(10);
-/// Connections that read, each a thread.
+/// Number of reading connections, each a thread.
 const READERS: u32 = 2;
 
-/// Why SQLite could not do it.
+/// Errors of the SQLite file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A statement failed.
     #[error("SQLite failed")]
     Sql(#[from] sqlx::Error),
-    /// The file, its folder or its lock cannot be used.
+    /// The file, its folder or its lock is unusable.
     #[error("{path} cannot be used")]
     Io {
         /// Which file.
@@ -49,42 +49,42 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A later version of the program wrote the file.
+    /// A newer version of the program wrote the file.
     #[error("{path} has the schema {found}, this program knows up to {known}; run the newer program")]
     Newer {
         /// Which file.
         path: PathBuf,
         /// Its schema's number.
         found: usize,
-        /// The newest schema's number that is known here.
+        /// The newest schema number known to this program.
         known: usize,
     },
-    /// The task that wrote panicked, or was ended with its runtime.
+    /// The writing task panicked, or ended with its runtime.
     #[error("the write was given up")]
     GivenUp(#[from] tokio::task::JoinError),
-    /// An attempt to open the file failed; everybody who waited for it is told.
+    /// Opening the file failed; everybody who waited gets this error.
     #[error(transparent)]
     Opening(#[from] Arc<Error>),
 }
 
-/// The path of `sqlite:PATH`; `None` for any other URL, and for what would not be a file.
+/// The path of `sqlite:PATH`; `None` for other URLs, and for what is not a file.
 #[must_use]
 pub fn path(url: &str) -> Option<PathBuf> {
     let path = url.strip_prefix("sqlite:")?;
     (!path.is_empty() && path != ":memory:").then(|| PathBuf::from(path))
 }
 
-/// Runs a write to its end, also when whoever waits for it goes away: a transaction left open would hold up others.
+/// Spawned, so that the transaction finishes even if the caller is cancelled: an open one would block others.
 pub async fn to_its_end<T: Send + 'static>(
     write: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::spawn(write).await?
 }
 
-/// A database file. Opening it waits until it is first needed.
+/// A database file, opened lazily.
 ///
-/// A file that was removed or replaced while it is open is an error until it is back or the program starts again:
-/// an empty file would silently stand for one with data.
+/// If the file is removed or replaced while it is open, every call fails until it is back or the program restarts: an
+/// empty file must not stand in for the data.
 pub struct Database {
     location: Arc<Location>,
     opening: Opening<Arc<Open>, Error>,
@@ -98,18 +98,18 @@ struct Location {
 
 struct Open {
     writer: Arc<Mutex<Option<SqliteConnection>>>,
-    /// How often in a row the writing connection could not be opened anew.
+    /// How often in a row opening the writing connection failed.
     failures: AtomicU32,
     lock: WriteLock,
     readers: SqlitePool,
-    /// When the writing connection was last thrown away; readers that are older are, too.
+    /// When the writing connection was last discarded; older readers are discarded too.
     discarded: Arc<std::sync::Mutex<Option<Instant>>>,
     files: std::sync::Mutex<Files>,
     options: SqliteConnectOptions,
 }
 
 impl Database {
-    /// Names the file and its schema; does nothing yet.
+    /// Names the file and its schema; does no I/O.
     #[must_use]
     pub fn new(path: PathBuf, schema: &'static [&'static str]) -> Self {
         Self { location: Arc::new(Location { path, schema }), opening: Opening::default() }
@@ -121,7 +121,7 @@ impl Database {
         &self.location.path
     }
 
-    /// Connections that read; each statement sees the last commit.
+    /// The reading connections; each statement sees the last commit.
     ///
     /// # Errors
     /// The file cannot be opened, or was removed or replaced since it was.
@@ -131,7 +131,7 @@ impl Database {
         Ok(open.readers.clone())
     }
 
-    /// The one connection that writes, once this process has the write lock. Call it in a task that runs to its end.
+    /// The writing connection, once this process holds the write lock. Call it in a task that is never cancelled.
     ///
     /// # Errors
     /// The file cannot be opened, or was removed or replaced since it was.
@@ -139,7 +139,7 @@ impl Database {
         let open = self.opened().await?;
         let writer = open.writer.clone().lock_owned().await;
         if writer.is_none() {
-            // Before the write lock is taken, so that other processes do not wait as well.
+            // Before taking the write lock, so that other processes do not wait too.
             tokio::time::sleep(opening::backoff(open.failures.load(Ordering::Relaxed))).await;
         }
         open.check_files()?;
@@ -175,7 +175,7 @@ impl Location {
         self.migrate(&mut connection).await?;
         let files = std::sync::Mutex::new(Files::note(&self.path)?);
         drop(guard);
-        // From now on the file is there; another one must not be created in its place.
+        // From now on the file exists; it must not be created again.
         let options = options.create_if_missing(false);
         let discarded = Arc::default();
         Ok(Arc::new(Open {
@@ -235,22 +235,38 @@ impl Open {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writing connection is closed, the readers follow; the last one takes SQLite's own files with it.
+    /// Closes the writing connection; the readers follow, and the last one removes SQLite's own files.
     fn discard(&self) {
         self.files().forget_beside();
         *self.discarded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     async fn connect(&self) -> Result<SqliteConnection, Error> {
-        let connection = for_writing(&self.options).connect().await?;
-        // The connection may have met another file than the one that was checked before.
+        let mut connection = for_writing(&self.options).connect().await?;
+        // The connection may have opened another file than the one checked before.
         self.check_files()?;
         self.files().note_beside();
+        flush(&mut connection).await?;
         Ok(connection)
     }
 }
 
-/// The right to write; it ends when this is dropped.
+/// Moves all of the write-ahead log into the database file, durably, and begins the log anew. After a failed fsync the
+/// log may hold transactions that can be read and are not on disk; the kernel does not try to write them again, and what
+/// is appended behind them would be lost with them.
+async fn flush(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let (busy, _, _): (i64, i64, i64) = sqlx::query_as(checkpoint).fetch_one(connection).await?;
+    match busy {
+        0 => Ok(()),
+        _ => {
+            Err(sqlx::Error::Protocol("readers hold up the checkpoint after a failed write".to_owned())
+                .into())
+        }
+    }
+}
+
+/// Permission to write, until dropped.
 pub struct Write {
     writer: OwnedMutexGuard<Option<SqliteConnection>>,
     open: Arc<Open>,
@@ -265,14 +281,14 @@ impl Write {
     /// The transaction cannot begin.
     pub async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
         self.reconnect().await?;
-        // Taken out while its state is unknown: only an orderly end puts it back.
+        // Taken out while its state is unknown: only a clean end puts it back.
         let connection = self.writer.take().ok_or(Error::Sql(sqlx::Error::WorkerCrashed))?;
         let mut transaction = Transaction { slot: Slot { write: self, returned: false }, connection };
         sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *transaction).await?;
         Ok(transaction)
     }
 
-    /// Opens the writing connection anew where the one before was thrown away.
+    /// Opens a new writing connection if the previous one was discarded.
     async fn reconnect(&mut self) -> Result<(), Error> {
         if self.writer.is_some() {
             return Ok(());
@@ -291,15 +307,15 @@ impl Write {
     }
 }
 
-/// A transaction. Unless it ends in good order its connection is closed, which rolls it back: after an error nobody
-/// knows whether SQLite has ended the transaction itself.
+/// A transaction. Unless it ends cleanly its connection is closed, which rolls it back: after an error nobody knows
+/// whether SQLite has ended the transaction itself.
 pub struct Transaction<'a> {
-    // Dropped before the connection is.
+    // Dropped before the connection.
     slot: Slot<'a>,
     connection: SqliteConnection,
 }
 
-/// Where the connection goes back to.
+/// Where the connection is returned to.
 struct Slot<'a> {
     write: &'a mut Write,
     returned: bool,
@@ -314,16 +330,18 @@ impl Transaction<'_> {
         self.end("COMMIT").await
     }
 
-    /// Undoes the changes.
+    /// Rolls back.
     ///
     /// # Errors
-    /// They are undone all the same, since the connection is closed.
+    /// The changes are rolled back anyway, because the connection is closed.
     pub async fn rollback(self) -> Result<(), Error> {
         self.end("ROLLBACK").await
     }
 
     async fn end(mut self, statement: &'static str) -> Result<(), Error> {
         sqlx::raw_sql(statement).execute(&mut self.connection).await?;
+        // What was committed into a file that lost its name meanwhile is lost.
+        self.slot.write.open.check_files()?;
         *self.slot.write.writer = Some(self.connection);
         self.slot.returned = true;
         Ok(())
@@ -363,7 +381,7 @@ mod tests {
         let mut write = database.write().await?;
         let mut transaction = write.begin().await?;
         sqlx::query("INSERT INTO n VALUES (?)").bind(n).execute(&mut *transaction).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await
     }
 
     async fn count(database: &Database) -> i64 {
@@ -423,7 +441,7 @@ mod tests {
         add(&database, 1).await.unwrap();
         let mut write = database.write().await.unwrap();
         let mut transaction = write.begin().await.unwrap();
-        // The limit is the connection's, so it goes with it.
+        // The limit belongs to the connection, and goes with it.
         sqlx::raw_sql("PRAGMA max_page_count = 3").execute(&mut *transaction).await.unwrap();
         let large = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i LIMIT 100000) INSERT INTO n SELECT n FROM i";
         sqlx::query(large).execute(&mut *transaction).await.unwrap_err();

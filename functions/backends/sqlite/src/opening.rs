@@ -1,5 +1,5 @@
-//! Opens a resource in one background task whose result all callers share.
-//! A caller that goes away cancels nothing, so no lock, transaction or half-open connection is left behind.
+//! Opens a resource in one background task whose result all callers share. A caller that is cancelled cancels nothing,
+//! so no lock, transaction or half-open connection is left behind.
 
 use std::{
     future::Future,
@@ -13,12 +13,12 @@ use std::{
 use shared::single_flight::SingleFlight;
 use tokio::task::JoinError;
 
-/// Wait before the first new attempt after a failure; it doubles with each further failure.
+/// Backoff after the first failure; it doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
-/// Longest wait before a new attempt.
+/// Longest backoff.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// A resource that is opened when first needed, by one attempt at a time.
+/// A resource that is opened lazily, by one attempt at a time.
 pub struct Opening<T, E> {
     attempts: SingleFlight<Result<T, Arc<E>>>,
     done: Arc<Done<T>>,
@@ -45,7 +45,7 @@ where
     T: Clone + Send + Sync + 'static,
     E: From<JoinError> + Send + Sync + 'static,
 {
-    /// The resource. Joins the attempt under way, or starts one; after failures an attempt begins with a backoff.
+    /// The resource. Joins the attempt in flight, or starts one; after failures an attempt begins with a backoff.
     ///
     /// # Errors
     /// The error of an attempt that ended while the caller waited. The next call tries again.
@@ -57,7 +57,7 @@ where
             if let Some(opened) = self.done.opened.get() {
                 return Ok(opened.clone());
             }
-            // Without an outcome the runtime of the attempt has ended.
+            // No result: the runtime of the attempt has ended.
             if let Some(outcome) = self.attempts.run(|| attempt(self.done.clone(), open())).await {
                 return outcome;
             }
@@ -75,7 +75,7 @@ where
         return Ok(opened.clone());
     }
     tokio::time::sleep(backoff(done.failures.load(Ordering::Relaxed))).await;
-    // A task of its own, so that a panic is an error like any other.
+    // A task of its own, so that a panic becomes an error.
     match tokio::spawn(open).await.unwrap_or_else(|e| Err(e.into())) {
         Ok(opened) => Ok(done.opened.get_or_init(|| opened).clone()),
         Err(error) => {
@@ -85,7 +85,7 @@ where
     }
 }
 
-/// How long to wait before a new attempt after so many failures in a row.
+/// The backoff after a number of failures in a row.
 pub(crate) fn backoff(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,

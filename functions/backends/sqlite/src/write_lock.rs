@@ -1,5 +1,5 @@
-//! The write lock among processes: two advisory file locks that the kernel frees when their holder dies.
-//! SQLite's own busy handler sleeps and tries again, which is slow and lets the quickest process win for ever.
+//! The write lock between processes: two advisory file locks that the kernel releases when their holder dies. SQLite's
+//! own busy handler sleeps and retries, which is slow and unfair.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -13,30 +13,30 @@ use crate::{
     identity::{FileId, beside},
 };
 
-/// The write lock in front of a database file.
+/// The write lock of a database file.
 pub(crate) struct WriteLock {
     database: PathBuf,
     files: Mutex<Arc<LockFiles>>,
 }
 
 struct LockFiles {
-    /// Locked only while waiting for `writing`: who just wrote queues behind who waits.
+    /// Held only while waiting for `writing`, so that a process that just wrote queues behind those that wait.
     next: File,
-    /// Locked while writing.
+    /// Held while writing.
     writing: File,
 }
 
-/// The right to write; dropping it unlocks.
+/// The lock guard; dropping it unlocks.
 pub(crate) struct WriteGuard(Arc<LockFiles>);
 
 impl WriteLock {
-    /// Opens the lock files beside the database, creating them where they are not there.
+    /// Opens the lock files beside the database, creating missing ones.
     pub(crate) fn of(database: &Path) -> Result<Self, Error> {
         let files = Mutex::new(Arc::new(LockFiles::open(database)?));
         Ok(Self { database: database.to_owned(), files })
     }
 
-    /// Waits for the lock. Within a process one caller at a time may ask, and must not be cancelled meanwhile.
+    /// Waits for the lock. One caller at a time per process, and never cancelled.
     pub(crate) async fn acquire(&self) -> Result<WriteGuard, Error> {
         loop {
             let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -44,8 +44,8 @@ impl WriteLock {
             if guard.0.are_at_their_paths(&self.database).map_err(|source| self.fault(source))? {
                 return Ok(guard);
             }
-            // A lock file was removed, so that others lock a new one: follow them. Where both were held for a
-            // moment, `BEGIN IMMEDIATE` still lets only one write.
+            // A lock file was removed, so others lock a new one: follow them. If both were held for a moment, `BEGIN
+            // IMMEDIATE` still admits one writer.
             let reopened = Arc::new(LockFiles::open(&self.database)?);
             *self.files.lock().unwrap_or_else(PoisonError::into_inner) = reopened;
         }
@@ -56,7 +56,7 @@ impl WriteLock {
         match guard.0.try_lock() {
             Ok(()) => Ok(guard),
             Err(TryLockError::WouldBlock) => {
-                // Held by another process: waiting blocks a thread.
+                // Held by another process: block a thread.
                 let waiting = tokio::task::spawn_blocking(move || guard.0.lock().map(|()| guard));
                 waiting.await?.map_err(|source| self.fault(source))
             }

@@ -1,5 +1,5 @@
-//! The views in Cassandra, or what speaks its protocol (Scylla): nothing is used that only one has.
-//! An id and its shard's number change in one conditional batch of one partition, so that a retry changes nothing.
+//! The views in Cassandra or Scylla, using only features of both. An id and its shard's number change in one
+//! conditional batch of one partition, so that a retry changes nothing.
 
 mod answer;
 mod clock;
@@ -27,11 +27,11 @@ pub use self::error::CassandraError;
 use self::{clock::Clock, history::Retention, session::Connection, url::Url};
 use crate::{Views, ViewsError};
 
-/// How long a request waits for the session to be opened, which may have to create the schema.
+/// How long a request waits for the session, which may have to create the schema.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long readiness waits for the session to be opened, and then for one answer.
+/// How long readiness waits for the session, and then for one answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer about readiness is given again: a probe that is less patient than a round trip finds it.
+/// How long a readiness result is reused: a probe whose timeout is shorter than a round trip still gets it.
 const READY_REUSE: Duration = Duration::from_millis(200);
 
 /// Views in a keyspace.
@@ -42,13 +42,13 @@ pub struct CassandraViews {
 }
 
 impl CassandraViews {
-    /// The keyspace of `cassandra://user:password@host:port/keyspace`; connects when first needed.
-    /// Points older than `retention` are forgotten, the newest one too.
+    /// The keyspace of `cassandra://user:password@host:port/keyspace`; connects lazily. Points older than `retention`
+    /// expire, the newest one too.
     pub fn new(url: &str, retention: Duration) -> Result<Self, ConfigError> {
         Self::open(url, retention, Clock::of_server())
     }
 
-    /// With another clock than Cassandra's, which answers seconds since 1970 UTC.
+    /// With a clock that returns seconds since 1970 UTC, instead of Cassandra's.
     pub fn with_clock(
         url: &str,
         retention: Duration,
@@ -73,12 +73,12 @@ impl Views for CassandraViews {
             return Ok(());
         }
         let (connection, retention) = (self.connection.clone(), self.retention);
-        // Spawned, so that a conditional write and the locks around it end even if the caller is cancelled.
+        // Spawned, so that conditional writes and their locks finish even if the caller is cancelled.
         let counted = tokio::spawn(async move {
             let open = connection.get(OPEN_TIMEOUT).await?;
             let counted = async {
                 count::count(&open, ids).await?;
-                // Also when nothing was new: who counted it may have died before its row of history.
+                // Even if no id was new: whoever counted it may have died before it wrote the point.
                 history::keep_up(&open, retention).await
             };
             connection.keep(&open, counted.await)
@@ -104,7 +104,7 @@ impl Views for CassandraViews {
         Ok(self.connection.keep(&open, oldest)?)
     }
 
-    /// One query of the open session, in flight at most once a process; it neither connects nor creates anything.
+    /// One query on the open session, at most one in flight per process. It neither connects nor creates anything.
     async fn ready(&self) -> Result<(), ViewsError> {
         let open = self.connection.get(READY_TIMEOUT).await?;
         let connection = self.connection.clone();

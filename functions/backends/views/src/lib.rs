@@ -1,4 +1,4 @@
-//! The speed layer's views: the set of user ids that were counted, and the history of their number.
+//! The speed layer's views: the set of counted user ids, and the history of its size.
 
 mod cassandra;
 mod sqlite;
@@ -17,7 +17,7 @@ pub use crate::{
     sqlite::SqliteViews,
 };
 
-/// The views that a URL names (`VIEWS_URL`), with history kept as long as `retention`. Connects when first needed.
+/// The views that a URL names (`VIEWS_URL`), with history kept for `retention`. Connects lazily.
 pub fn open(url: &str, retention: Duration) -> Result<Arc<dyn Views>, ConfigError> {
     if url.starts_with("cassandra://") {
         return Ok(Arc::new(CassandraViews::new(url, retention)?));
@@ -34,7 +34,7 @@ pub fn open(url: &str, retention: Duration) -> Result<Arc<dyn Views>, ConfigErro
 /// Distinct users, counted exactly.
 #[async_trait]
 pub trait Views: Send + Sync {
-    /// Counts the ids that were not counted before, durably, with one row of history if there were any.
+    /// Counts the ids that were not counted before, durably, and writes one point if there were any.
     async fn count(&self, ids: Vec<Uuid>) -> Result<(), ViewsError>;
     /// The number of distinct ids counted so far.
     async fn total(&self) -> Result<u64, ViewsError>;
@@ -42,7 +42,7 @@ pub trait Views: Send + Sync {
     async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError>;
     /// The oldest point that is kept.
     async fn oldest(&self) -> Result<Option<Point>, ViewsError>;
-    /// How many calls of `count` a process should have under way at once; more would only wait for each other.
+    /// How many calls of `count` a process should have in flight; more would only wait for each other.
     fn commits_at_once(&self) -> usize {
         1
     }
@@ -50,7 +50,7 @@ pub trait Views: Send + Sync {
     async fn ready(&self) -> Result<(), ViewsError>;
 }
 
-/// Why the views could not do it now. Each variant keeps its source.
+/// Why the views are unavailable. Each variant keeps its source.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewsError {
     /// The database under the embedded views failed.

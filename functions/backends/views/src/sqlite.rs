@@ -1,4 +1,4 @@
-//! The embedded views: one SQLite file with the set of counted ids and the history of their number.
+//! The embedded views: one SQLite file with the set of counted ids and the history of its size.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ const SCHEMA: &[&str] = &["
     CREATE INDEX history_by_time ON history (time, user_count);
 "];
 
-/// Most points that one commit forgets, so that no commit pays for a long past.
+/// Maximum number of points that one commit trims, so that no commit pays for a long backlog.
 const FORGOTTEN_AT_ONCE: i64 = 1_000;
 
 /// Views in a file.
@@ -29,7 +29,7 @@ struct Inner {
 }
 
 impl SqliteViews {
-    /// Views in the file, which is created when first needed; points older than `retention` are forgotten.
+    /// Views in the file, created lazily; points older than `retention` are removed.
     #[must_use]
     pub fn new(path: PathBuf, retention: Duration) -> Self {
         Self::with_clock(path, retention, || chrono::Utc::now().timestamp())
@@ -82,12 +82,12 @@ impl Inner {
         let inserted = "INSERT INTO users_counted (id) SELECT unhex(value) FROM json_each(?) WHERE true ON CONFLICT DO NOTHING";
         let new = sqlx::query(inserted).bind(ids).execute(&mut *transaction).await?.rows_affected();
         if new == 0 {
-            // Nothing to make durable; who asked was told so by an earlier commit.
-            return Ok(transaction.rollback().await?);
+            // Nothing to make durable: an earlier commit already did.
+            return transaction.rollback().await;
         }
         let now = (self.clock)();
-        // What a clock that was ahead wrote into the future is now at the latest. So times and counts grow together,
-        // and no point hides those after it.
+        // Points that a fast clock wrote into the future move to now. So times and counts grow together, and no point
+        // hides later ones.
         let correct = "UPDATE history SET time = ?1 WHERE time > ?1";
         sqlx::query(correct).bind(now).execute(&mut *transaction).await?;
         let point = "INSERT INTO history (user_count, id, time) VALUES (
@@ -106,6 +106,6 @@ impl Inner {
             .bind(FORGOTTEN_AT_ONCE)
             .execute(&mut *transaction)
             .await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await
     }
 }

@@ -1,4 +1,4 @@
-//! What one connection is doing, as its watchdog and the bound on connections need to know it.
+//! The activity of one connection, for its watchdog and the connection limit.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -14,7 +14,7 @@ pub(super) struct Activity {
     moved: AtomicU64,
     /// Milliseconds after `opened` when a request last began or ended.
     asked: AtomicU64,
-    /// Milliseconds after `opened` when the connection is cut in any case.
+    /// Milliseconds after `opened` when the connection is cut unconditionally.
     cut_at: AtomicU64,
     requests: AtomicUsize,
     receiving: AtomicUsize,
@@ -81,7 +81,7 @@ impl Activity {
         Guard::new(&self.receiving, None)
     }
 
-    /// Has the connection cut after a while, whatever its client still sends.
+    /// Cuts the connection after a delay, whatever the client still sends.
     pub(super) fn cut_after(&self, wait: Duration) {
         self.cut_at.fetch_min(self.age_ms() + millis(wait), Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! How many connections there may be at once, and which one goes when there are too many.
+//! Limits the number of connections, and chooses which one to close when there are too many.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 
 use super::activity::Activity;
 
-/// Most connections, however many descriptors there may be: each takes memory.
+/// Maximum, even with many descriptors: each connection uses memory.
 const MOST: usize = 4_096;
-/// Fewest, however few descriptors there may be.
+/// Minimum, even with few descriptors.
 const FEWEST: usize = 16;
 
 /// The open connections of one listener.
@@ -28,7 +28,7 @@ struct Open {
     connections: HashMap<u64, Arc<Activity>>,
 }
 
-/// A connection's place among the open ones, until it is dropped.
+/// A connection's slot, held until dropped.
 pub(super) struct Slot {
     connections: Arc<Connections>,
     id: u64,
@@ -40,7 +40,7 @@ impl Connections {
         Arc::new(Self { bound, open: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Takes one more in. When there are too many, the one that has been idle for longest is asked to end.
+    /// Adds a connection. If there are too many, asks the one that has been idle longest to close.
     pub(super) fn admit(self: &Arc<Self>) -> Slot {
         let activity = Arc::new(Activity::new());
         let mut open = self.lock();
@@ -58,7 +58,7 @@ impl Connections {
         self.lock().evict_one();
     }
 
-    /// Waits until there are fewer than may be, while all of them are busy.
+    /// Waits for a free slot while all connections are busy.
     pub(super) async fn room(&self) {
         loop {
             let freed = self.freed.notified();
@@ -75,7 +75,7 @@ impl Connections {
 }
 
 impl Open {
-    /// Idle ones go first, then those whose requests are still coming; never one whose request is being worked on.
+    /// Idle connections first, then those still sending a request; never one whose request is being processed.
     fn evict_one(&mut self) {
         let evictable = self.connections.values().filter(|activity| {
             !activity.is_evicted() && (activity.requests() == 0 || activity.only_receiving())
@@ -93,17 +93,17 @@ impl Drop for Slot {
     }
 }
 
-/// How many connections the process' limit of descriptors allows: a quarter of them is left for stores and files.
+/// The limit derived from the process's descriptors: a quarter is reserved for stores and files.
 pub(super) fn by_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile).current.map_or(MOST, |n| usize::try_from(n).unwrap_or(MOST));
     (limit - limit / 4).clamp(FEWEST, MOST)
 }
 
-/// Raises the soft limit of descriptors to the hard one, which is what servers are given to use.
+/// Raises the soft descriptor limit to the hard one, as servers should.
 pub(super) fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Refused in some sandboxes: then the soft limit is the bound.
+    // Some sandboxes refuse this; then the soft limit applies.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 

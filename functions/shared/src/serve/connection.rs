@@ -1,5 +1,4 @@
-//! One connection from its first byte to its last: which protocol it speaks, deadlines for every state that it can
-//! be in, and requests that are answered in tasks of their own.
+//! One connection: protocol detection, a deadline for every state, and requests that run in tasks of their own.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -32,27 +31,27 @@ use crate::router::{FUNCTION, Response, problem};
 
 /// What an HTTP/2 client sends first.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How often an HTTP/2 client is asked whether it is there, and how long it may take to say so.
+/// HTTP/2 keep-alive: ping interval, and timeout of the response.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an HTTP/2 connection without requests is kept; an HTTP/1 connection waits for `HEADER_TIMEOUT`.
 const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a client may leave an answer unread.
+/// Maximum time for a client to read a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a connection without a request, and a body that does not go on, hold up the end of the process.
+/// How long an idle connection and a stalled body may delay a shutdown.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the deadlines of a connection are looked at.
+/// How often deadlines are checked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest head of an HTTP/1 request, bytes; also what is read of a body at once.
 const HEAD_LIMIT: usize = 128 * 1024;
-/// Most bytes that are read and forgotten behind an answer that was given early.
+/// Maximum number of bytes to discard after an early response.
 const LINGER_LIMIT: usize = 16 * 1024 * 1024;
 
-/// What all connections of a listener share.
+/// State shared by all connections of a listener.
 pub(super) struct Protocols<H> {
     pub(super) handler: H,
-    /// Answers are tasks of their own, which outlive their connections; the drain waits for them here.
+    /// Requests are tasks that outlive their connections; the drain waits for them here.
     pub(super) tasks: TaskTracker,
     /// Whose answers these are.
     pub(super) mark: Option<HeaderValue>,
@@ -64,7 +63,7 @@ impl<H> Protocols<H> {
     pub(super) fn new(handler: H, mark: Option<HeaderValue>) -> Self {
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        // A client that sent its whole request and then closed its half still wants the answer.
+        // A client that half-closed after its request still expects the response.
         http1.half_close(true).max_buf_size(HEAD_LIMIT);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).max_concurrent_streams(1_000);
@@ -104,13 +103,13 @@ pub(super) async fn serve<H, F>(
     } else {
         drive(protocols.http1.serve_connection(socket, service), version, &activity, &stream, &mut stop).await
     };
-    // Closing on unread bytes would destroy the answer on its way.
+    // Closing with unread bytes would reset the connection and lose the response.
     if failed || activity.ends() {
         let _ = timeout(LINGER_TIMEOUT, forget(&stream)).await;
     }
 }
 
-/// The protocol, and what was read to tell; `None` when the client closed before it said anything.
+/// The detected protocol and the bytes read so far; `None` if the client closed before sending anything.
 async fn speaks(stream: &TcpStream) -> Option<(Version, Bytes)> {
     let mut read = Vec::with_capacity(H2_PREFACE.len());
     loop {
@@ -118,7 +117,7 @@ async fn speaks(stream: &TcpStream) -> Option<(Version, Bytes)> {
         let mut buffer = [0; H2_PREFACE.len()];
         match stream.try_read(&mut buffer[read.len()..]) {
             Ok(0) if read.is_empty() => return None,
-            // What is there is no preface: HTTP/1 says what is wrong with it.
+            // Not a preface: HTTP/1 reports what is wrong.
             Ok(0) => return Some((Version::HTTP_11, read.into())),
             Ok(n) => {
                 let from = read.len();
@@ -136,7 +135,7 @@ async fn speaks(stream: &TcpStream) -> Option<(Version, Bytes)> {
     }
 }
 
-/// Answers one request in a task of its own: a client that goes away cancels no work that has effects.
+/// Runs one request in a task of its own, so that a client that disconnects cancels no work with effects.
 async fn respond<H, F>(
     protocols: Arc<Protocols<H>>,
     activity: Arc<Activity>,
@@ -171,7 +170,7 @@ where
     Ok(response)
 }
 
-/// Drives a connection until it ends or must end; tells whether it ended by an error.
+/// Drives a connection until it ends or must end; returns whether it ended with an error.
 async fn drive<C: GracefulConnection>(
     connection: C,
     version: Version,
@@ -236,7 +235,7 @@ fn overdue(version: Version, activity: &Activity, stopping: bool) -> Overdue {
     }
 }
 
-/// Reads and forgets until the client has closed its half.
+/// Discards input until the client has closed its half.
 async fn forget(stream: &TcpStream) {
     let mut buffer = [0; 8 * 1024];
     let mut left = LINGER_LIMIT;

@@ -1,5 +1,5 @@
-//! A connection's socket as hyper sees it: what was read before hyper is read again, every byte is noticed, and the
-//! empty answers that hyper itself gives to what it cannot parse become problems like all others.
+//! The socket as hyper sees it: replays bytes that were read to detect the protocol, records activity, and replaces
+//! hyper's own empty error responses by problem documents.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ const BARE: &str = "\r\nconnection: close\r\ncontent-length: 0\r\ndate: ";
 /// More than such an answer has.
 const BARE_LENGTH: usize = 256;
 
-/// Has the kernel notice a peer that is gone: silent ones by keep-alive probes, and those that do not acknowledge.
+/// Lets the kernel detect a dead peer: by keep-alive probes, and by missing acknowledgements.
 pub(super) fn notice_dead_peers(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
@@ -155,7 +155,7 @@ fn problem(status: StatusCode, mark: Option<&HeaderValue>) -> Vec<u8> {
     let detail = match status {
         StatusCode::URI_TOO_LONG => "the request's target is too long; send what it holds in a body",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            "the headers are too many or too large; send at most 100 of them and 128 KiB in all"
+            "the headers are too many or too large; send at most 100 of them and 64 KiB in all"
         }
         _ => "this is no HTTP request that can be parsed; mend its first line and its headers",
     };

@@ -1,14 +1,14 @@
-//! What must be right with a request before anybody looks at its content, for functions and the gateway alike.
+//! Checks of a request's head, for functions and the gateway alike.
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, uri::Authority};
 
 use crate::error::Rejection;
 
-/// Most bytes of all names and values of headers. HTTP/1 heads beyond it end earlier, with the same status.
-const HEADER_LIMIT: usize = 128 * 1024;
+/// Maximum size of all header names and values. HTTP/1 rejects larger heads earlier, with the same status.
+const HEADER_LIMIT: usize = 64 * 1024;
 
-/// Refuses a request whose host or framing is not what HTTP wants, and has `Host` name the host that counts: that of
-/// the target where it has one (RFC 9112, 3.2.2).
+/// Rejects an invalid host or framing, and sets `Host` to the effective host: that of an absolute target if there is
+/// one (RFC 9112, 3.2.2).
 pub(super) fn vet<B>(request: &mut http::Request<B>) -> Result<(), Rejection> {
     let size: usize = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
     if size > HEADER_LIMIT {
@@ -39,7 +39,7 @@ fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Heade
         }
         return Ok(HeaderValue::from_str(authority.as_str()).ok());
     }
-    // HTTP/1.0 knew no `Host`.
+    // HTTP/1.0 does not require `Host`.
     if first.is_none() && version != Version::HTTP_10 && version != Version::HTTP_09 {
         return Err(Rejection::bad_data("`Host` is missing; every request names the host that it is for"));
     }
@@ -86,7 +86,7 @@ fn encoding(headers: &HeaderMap) -> Result<(), Rejection> {
     Err(Rejection::bad_data("`Transfer-Encoding` must be `chunked`, once, or be left out"))
 }
 
-/// Refuses a body that is encoded: it would be read as what it is not.
+/// Rejects an encoded body: it would be misread.
 pub(super) fn content_encoding(headers: &HeaderMap) -> Result<(), Rejection> {
     for value in headers.get_all(header::CONTENT_ENCODING) {
         let text = String::from_utf8_lossy(value.as_bytes());

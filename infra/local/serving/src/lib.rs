@@ -41,7 +41,7 @@ pub use crate::{
     gateway::Route,
     invoker::Invoker,
     liveness::LivenessProbe,
-    process::{Launch, Launched, Launcher, Processes},
+    process::{Launch, Launched, Launcher, Processes, append_to_log},
 };
 
 /// How often concurrency is sampled; the autoscaler decides at every second sample.

@@ -98,7 +98,7 @@ impl Launcher for Processes {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let path = self.log_path(&spec.name);
-        let log = append(&path)?;
+        let log = append_to_log(&path)?;
         let last_words = LastWords { begin: log.metadata()?.len(), path };
         let mut command = command(&launch, spec, address.port());
         command.stdout(log.try_clone()?).stderr(log);
@@ -119,9 +119,15 @@ impl Launcher for Processes {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+/// Opens a log file for appending. Creates the file's own folder, but nothing above it: a data folder that was removed
+/// must not come back empty.
+///
+/// # Errors
+/// The folder or the file cannot be created.
+pub fn append_to_log(path: &Path) -> io::Result<File> {
+    match path.parent().map(std::fs::create_dir) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
     OpenOptions::new().create(true).append(true).open(path)
 }

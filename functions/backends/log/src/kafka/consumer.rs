@@ -1,5 +1,5 @@
-//! Reads a topic, as a member of a group or alone. Whatever is taken from librdkafka lies in `held` until `poll`
-//! returns it, so that a poll that is given up loses nothing.
+//! Reads a topic, as a member of a group or alone. Records taken from librdkafka are buffered until `poll` returns
+//! them, so that a cancelled poll loses nothing.
 
 mod assignment;
 
@@ -34,28 +34,29 @@ use super::{
 };
 use crate::{Batch, Consumer, Delivered, LogError, Start};
 
-/// Only what a transaction committed; where each partition ends; offsets are remembered when we say so.
+/// Only committed records; partition ends are reported; offsets are stored only explicitly.
 const FIXED: &[(&str, &str)] = &[
     ("isolation.level", "read_committed"),
     ("enable.partition.eof", "true"),
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
-    // Also where retention deleted what the group had not read yet.
+    // Also if retention deleted records that the group had not read.
     ("auto.offset.reset", "earliest"),
     // Partitions that stay with a member are not taken from it on the way.
     ("partition.assignment.strategy", "cooperative-sticky"),
     ("allow.auto.create.topics", "false"),
 ];
-/// Others take over within seconds. Little is fetched ahead, and of each partition a little before the next one's turn.
+/// Short timeouts, so that others take over within seconds. Little is fetched ahead, and a little of each partition in
+/// turn.
 const DEFAULTS: &[(&str, &str)] = &[
     ("session.timeout.ms", "10000"),
     ("heartbeat.interval.ms", "1000"),
     ("queued.max.messages.kbytes", "4096"),
     ("max.partition.fetch.bytes", "16384"),
 ];
-/// The group of those who read alone. They never join it, but librdkafka wants a name.
+/// Group id of consumers that read alone. They never join it, but librdkafka requires one.
 const ALONE: &str = "lambda-architecture-reader";
-/// How often one who reads alone looks for new partitions; in a group librdkafka does.
+/// How often a consumer without a group discovers new partitions; in a group librdkafka does.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A consumer of a topic.
@@ -65,19 +66,19 @@ pub(super) struct KafkaConsumer {
     topic: String,
     group: bool,
     start: Start,
-    /// Where a partition begins that has no committed offset; one that was added later begins at its beginning.
+    /// Start offsets of partitions without a committed one; partitions added later start at their beginning.
     begin: BTreeMap<i32, i64>,
-    /// Whether the first poll came.
+    /// Whether the first poll has happened.
     begun: bool,
-    /// Partitions that are read here, once they are known.
+    /// Assigned partitions, once known.
     owned: Option<BTreeSet<i32>>,
-    /// Those whose end was reached.
+    /// Partitions read to their end.
     at_end: BTreeSet<i32>,
-    /// Those that the last poll called revoked; the next one gives them up.
+    /// Partitions that the last poll reported as revoked; the next poll releases them.
     leaving: Vec<i32>,
     paused: bool,
     held: VecDeque<Delivered>,
-    /// When new partitions are looked for.
+    /// Time of the next partition discovery.
     look: Instant,
 }
 
@@ -106,7 +107,7 @@ impl KafkaConsumer {
             held: VecDeque::new(),
             look: Instant::now() + LOOK,
         };
-        // Also tells at once that the topic is not there.
+        // Also reports a missing topic at once.
         consumer.begin = consumer
             .ask(move |client, topic, partitions| offsets::start(client, topic, partitions, start))
             .await?;
@@ -126,7 +127,7 @@ impl KafkaConsumer {
         .await
     }
 
-    /// Takes what is there now, until `max` are held or the group tells something.
+    /// Takes available records until `max` are buffered or a rebalance is pending.
     fn fetch(&mut self, max: usize) -> Result<(), KafkaFailure> {
         let client = self.client.clone();
         let mut stream = client.stream();
@@ -139,7 +140,7 @@ impl KafkaConsumer {
         Ok(())
     }
 
-    /// Waits for the next record or for news of the group.
+    /// Waits for a record or a rebalance.
     async fn wait(&mut self) -> Result<(), KafkaFailure> {
         let client = self.client.clone();
         tokio::select! {
@@ -157,7 +158,7 @@ impl KafkaConsumer {
                 self.held.push_back(delivered(&message));
             }
             Err(KafkaError::PartitionEOF(partition)) => drop(self.at_end.insert(partition)),
-            // librdkafka goes on by itself.
+            // librdkafka recovers by itself.
             Err(KafkaError::MessageConsumption(
                 BrokerTransportFailure
                 | AllBrokersDown
@@ -171,15 +172,15 @@ impl KafkaConsumer {
         Ok(())
     }
 
-    /// Whether every partition was read to where it ended.
+    /// Whether every partition was read to its end.
     fn is_at_end(&self) -> bool {
         self.owned.as_ref().is_some_and(|owned| owned.is_subset(&self.at_end))
     }
 
-    /// The next records; without `wait` none where the ends are reached.
+    /// The next records; without `wait`, none once all ends are reached.
     async fn next(&mut self, max: usize, wait: bool) -> Result<Batch, KafkaFailure> {
         if let Some((code, _)) = self.client.client().fatal_error() {
-            // Only another consumer will read again; whoever polls opens it.
+            // Permanent: the caller must open another consumer.
             return Err(KafkaFailure::Read(KafkaError::MessageConsumptionFatal(code)));
         }
         self.prepare(max == 0).map_err(KafkaFailure::Read)?;

@@ -1,4 +1,4 @@
-//! Clients whose end takes a while: they say goodbye to the brokers, which must not stop the task that drops them.
+//! Drops clients on a blocking thread: closing one talks to the brokers, and must not block the async task.
 
 use std::ops::Deref;
 
@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use super::error::KafkaFailure;
 
-/// Drops what it holds on a thread that may block. A runtime that ends waits for that.
+/// Drops its content on a blocking thread. A runtime that shuts down waits for that.
 pub(super) struct Elsewhere<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> Elsewhere<T> {
@@ -35,7 +35,7 @@ impl<T: Send + 'static> Drop for Elsewhere<T> {
     }
 }
 
-/// Runs what waits for a broker on a thread that may block.
+/// Runs a blocking call to a broker on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, KafkaFailure> + Send + 'static,
 ) -> Result<T, KafkaFailure> {

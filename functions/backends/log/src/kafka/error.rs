@@ -1,4 +1,4 @@
-//! Why Kafka could not do it, and what that means for whoever asked.
+//! Kafka's errors, and what each means for the caller.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,33 +7,33 @@ use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
 /// What failed. Each variant keeps its source.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaFailure {
-    /// No client can be made of the configuration, such as when a certificate cannot be read.
+    /// The client configuration is invalid, for example an unreadable certificate.
     #[error("no Kafka client can be made of LOG_URL")]
     Open(#[source] KafkaError),
-    /// As many records wait for Kafka as may; none of these was written.
+    /// The queue is full; none of these records was written.
     #[error("too many records wait for Kafka already; send it again later")]
     Full,
-    /// A record is larger than Kafka takes; sending it again is in vain.
+    /// A record exceeds Kafka's limit; retrying is useless.
     #[error("a record is larger than the {limit} bytes that `message.max.bytes` or the topic allow")]
     TooLarge {
-        /// Bytes of a record at most.
+        /// Maximum size of a record, bytes.
         limit: usize,
     },
-    /// The producer can write no more; another one takes its place in a moment. Nothing was written.
+    /// The producer failed fatally and is being replaced. Nothing was written.
     #[error("the Kafka producer is being replaced after a fatal error ({0})")]
     Dead(String),
-    /// What a question came to that several asked at once.
+    /// The shared result of a request that several callers waited for.
     #[error(transparent)]
     Shared(Arc<Self>),
     /// Kafka did not confirm that it has the records; it may have all, some or none of them.
     #[error("it is unknown whether the log has it, and safe to send it again: Kafka did not confirm it{}", after(.trouble))]
     Unconfirmed {
-        /// What a broker said last that was no confirmation.
+        /// The last broker error.
         trouble: Option<String>,
         /// Why.
         source: KafkaError,
     },
-    /// The producer went away before Kafka confirmed the records; it may have all, some or none of them.
+    /// The producer was dropped before Kafka confirmed the records; it may have all, some or none of them.
     #[error("it is unknown whether the log has it, and safe to send it again: the Kafka client ended")]
     Ended,
     /// No broker answers.
@@ -46,7 +46,7 @@ pub enum KafkaFailure {
         /// Why.
         source: Box<KafkaError>,
     },
-    /// The topic is not there, or cannot be used now.
+    /// The topic does not exist, or is unavailable.
     #[error("the topic `{topic}` cannot be used at {brokers}")]
     Topic {
         /// The brokers.
@@ -56,7 +56,7 @@ pub enum KafkaFailure {
         /// Why.
         source: RDKafkaErrorCode,
     },
-    /// The topic is not there and cannot be created.
+    /// The topic does not exist and cannot be created.
     #[error("the topic `{topic}` cannot be created")]
     Create {
         /// The topic.
@@ -76,13 +76,13 @@ pub enum KafkaFailure {
     /// No answer came in time.
     #[error("Kafka did not answer within {0:?}")]
     Silent(Duration),
-    /// The task that asked was ended with its runtime.
+    /// The task ended with its runtime.
     #[error("the request to Kafka was given up")]
     GivenUp(#[from] tokio::task::JoinError),
 }
 
 impl KafkaFailure {
-    /// Whether the client or a broker refuses a record for its size.
+    /// Whether the client or a broker rejects a record for its size.
     pub(crate) fn is_too_large(&self) -> bool {
         let Self::Unconfirmed { source: KafkaError::MessageProduction(code), .. } = self else {
             return false;

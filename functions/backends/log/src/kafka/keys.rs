@@ -1,6 +1,6 @@
-//! Keys of librdkafka by what this log does with them (its CONFIGURATION.md has them all).
+//! librdkafka's keys, by how this log treats them (its CONFIGURATION.md lists them all).
 
-/// Keys that the guarantees of this log rest on.
+/// Keys that the log's guarantees depend on.
 pub(super) const FIXED: &[&str] = &[
     "acks",
     "allow.auto.create.topics",
@@ -76,8 +76,8 @@ pub(super) const PRODUCER: &[&str] = &[
     "transaction.timeout.ms",
 ];
 
-/// What a producer and a consumer have in common unless the URL says otherwise: a broker that went away is noticed,
-/// and one that is back is used, within seconds.
+/// Defaults of producers and consumers: a broker that went away is detected, and one that is back is used, within
+/// seconds.
 pub(super) const COMMON: &[(&str, &str)] = &[
     ("client.id", "lambda-architecture"),
     ("reconnect.backoff.max.ms", "1000"),
@@ -88,7 +88,7 @@ pub(super) const COMMON: &[(&str, &str)] = &[
     ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
-/// Two names of one key: a default for one must not contend with the other.
+/// Aliases of one key: a default for one must not conflict with the other.
 pub(super) const ALIASES: &[(&str, &str)] = &[
     ("linger.ms", "queue.buffering.max.ms"),
     ("message.timeout.ms", "delivery.timeout.ms"),

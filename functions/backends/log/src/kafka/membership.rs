@@ -1,4 +1,4 @@
-//! What the group tells a consumer. Nothing of it is done at once: the consumer first lets go of its records.
+//! Rebalances. None takes effect at once: the consumer first releases its records.
 
 use std::{
     collections::VecDeque,
@@ -17,14 +17,14 @@ use rdkafka::{
 };
 use tokio::sync::Notify;
 
-/// A change that waits to be carried out.
+/// A pending rebalance.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// These partitions are this consumer's from now on.
+    /// These partitions are now assigned to this consumer.
     Assigned(Vec<i32>),
-    /// These are wanted by others; the group waits until they are given up.
+    /// These are revoked; the group waits until they are released.
     Revoked(Vec<i32>),
-    /// These are others' already.
+    /// These are lost: others own them already.
     Lost(Vec<i32>),
 }
 
@@ -37,12 +37,12 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// The change to be carried out next; it stays until `done`.
+    /// The next rebalance; it stays until it is acknowledged.
     pub(super) fn change(&self) -> Option<Change> {
         self.changes().front().cloned()
     }
 
-    /// The change is carried out.
+    /// Acknowledges the rebalance.
     pub(super) fn done(&self) {
         self.changes().pop_front();
     }
@@ -52,7 +52,7 @@ impl Membership {
         self.news.notified().await;
     }
 
-    /// From now on nobody holds records, so that changes can be carried out as they come.
+    /// From now on no records are held, so rebalances are applied as they come.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }

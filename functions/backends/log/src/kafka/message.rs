@@ -25,10 +25,10 @@ pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
     }
 }
 
-/// A header without a value says nothing (CloudEvents' own reader skips it too).
+/// Drops headers without a value (CloudEvents' own reader skips them too).
 fn headers(headers: &impl Headers) -> Vec<(String, Bytes)> {
     let header = |at| {
-        // rdkafka panics at a name that is not UTF-8, which anybody may write; such a header is left out.
+        // rdkafka panics on a name that is not UTF-8, which any producer may write; drop such a header.
         let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(at))).ok()??;
         Some((header.key.to_owned(), Bytes::copy_from_slice(header.value?)))
     };

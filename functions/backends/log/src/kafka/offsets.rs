@@ -1,4 +1,4 @@
-//! Questions about offsets. Each waits for a broker, so ask them on a thread that may block.
+//! Offset requests. Each blocks on a broker, so call them on a blocking thread.
 
 use std::{collections::BTreeMap, ops::Range, thread::sleep, time::Instant};
 
@@ -27,8 +27,8 @@ pub(super) fn list(
     Ok(list)
 }
 
-/// Per partition, the offsets that are kept. Asked of all partitions at once, since a broker answers one request after
-/// the other, and may hold the one for new records for half a second.
+/// Low and high watermarks per partition. One request for all partitions, because a broker answers one request after
+/// the other and may hold a fetch for half a second.
 pub(super) fn kept(
     client: &Client,
     topic: &str,
@@ -53,14 +53,14 @@ fn at(
         let times = list(topic, partitions.iter().map(|partition| (*partition, time)))?;
         let found = client.offsets_for_times(times, PATIENCE).and_then(|found| numbers(&found));
         match found.as_ref().err().and_then(KafkaError::rdkafka_error_code) {
-            // A topic that was just created, or whose broker went away; its next leader is there soon.
+            // The topic is new, or its leader went away; the next one is elected soon.
             Some(NotLeaderForPartition | LeaderNotAvailable) if Instant::now() < deadline => sleep(LOOK),
             _ => return found,
         }
     }
 }
 
-/// Per partition, what the client's group has committed; need not be a member of it.
+/// Committed offsets of the client's group, per partition; membership is not required.
 pub(super) fn committed(
     client: &Client,
     topic: &str,
@@ -70,7 +70,7 @@ pub(super) fn committed(
     numbers(&client.committed_offsets(asked, PATIENCE)?)
 }
 
-/// Per partition, where `start` is as of now.
+/// The current offset of `start`, per partition.
 pub(super) fn start(
     client: &Client,
     topic: &str,

@@ -1,4 +1,4 @@
-//! Writes records: all of an append are handed to librdkafka at once and confirmed together.
+//! Writes records: those of an append are handed to librdkafka together and confirmed together.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -23,24 +23,24 @@ use super::{
     url::{KafkaUrl, Side},
 };
 
-/// Confirmed by all replicas that are in sync, once and in order, whatever is tried again on the way.
+/// Confirmed by all in-sync replicas, once and in order, whatever is retried.
 const FIXED: &[(&str, &str)] = &[
     ("acks", "all"),
     ("enable.idempotence", "true"),
-    // As the clients of other languages choose a partition, so that a user stays in one whoever wrote it.
+    // The partitioner of Java's clients, so that a user's records share a partition whoever wrote them.
     ("partitioner", "murmur2_random"),
 ];
-/// A request waits for its answer: no record lingers, and five seconds without an answer are one too.
+/// A request waits for the result: no lingering, and a timeout of five seconds.
 const DEFAULTS: &[(&str, &str)] = &[("linger.ms", "0"), ("message.timeout.ms", "5000")];
-/// Most records of a process that wait to be confirmed, unless `queue.buffering.max.messages` says otherwise.
+/// Maximum number of unconfirmed records of a process, unless `queue.buffering.max.messages` is set.
 const QUEUE: usize = 100_000;
-/// Bytes of the largest record unless `message.max.bytes` says otherwise; librdkafka's own default.
+/// Maximum size of a record unless `message.max.bytes` is set; librdkafka's own default.
 const MAX_RECORD: usize = 1_000_000;
 
 /// A producer, which librdkafka serves by threads of its own.
 pub(super) struct Producer {
     native: Elsewhere<ThreadedProducer<Reports>>,
-    /// A place for each record that waits to be confirmed.
+    /// One permit for each unconfirmed record.
     room: Arc<Semaphore>,
     /// Bytes of the largest record that is handed over.
     max_record: usize,
@@ -65,7 +65,7 @@ impl Producer {
         })
     }
 
-    /// Writes all records; answers once Kafka confirmed each of them, or one of them failed and none is left waiting.
+    /// Writes all records; returns once Kafka has confirmed them all, or one has failed and none is pending.
     pub(super) async fn append(&self, topic: &str, records: &[Record]) -> Result<(), KafkaFailure> {
         let count = records.len();
         if count == 0 {
@@ -101,13 +101,13 @@ impl Producer {
         }
     }
 
-    /// Why this producer will never write again, if so: another one must take its place.
+    /// The fatal error, if any: the producer must be replaced.
     pub(super) fn fatal_error(&self) -> Option<String> {
         let (code, reason) = self.native.client().fatal_error()?;
         Some(format!("{code}: {reason}"))
     }
 
-    /// Whether Kafka confirmed anything that this producer wrote.
+    /// Whether Kafka has confirmed any record of this producer.
     pub(super) fn has_written(&self) -> bool {
         self.has_written.load(Ordering::Relaxed)
     }
@@ -124,7 +124,7 @@ fn wire_size(record: &Record) -> usize {
     bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
 }
 
-/// Whether the record itself is refused, so that sending it again is in vain.
+/// Whether the record itself is rejected, so that retrying is useless.
 fn is_too_large(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
@@ -150,12 +150,12 @@ fn message<'a>(
 /// Records that were handed over together.
 pub(super) struct Append {
     state: Mutex<State>,
-    /// Given back when the last of its records is done with.
+    /// Released when the last of its records is reported.
     _room: OwnedSemaphorePermit,
 }
 
 struct State {
-    /// Records without a report.
+    /// Records without a delivery report.
     left: usize,
     error: Option<KafkaError>,
     answer: Option<oneshot::Sender<Result<(), KafkaError>>>,
@@ -186,7 +186,7 @@ impl Append {
     }
 }
 
-/// What librdkafka tells of a producer.
+/// Callbacks of a producer.
 #[derive(Default)]
 pub(super) struct Reports {
     /// What went wrong since something was confirmed.
@@ -206,7 +206,7 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, "Kafka: {reason}");
-        // Comes behind each broker's own trouble, and says less.
+        // Follows each broker's own error, and says less.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             *self.trouble() = Some(reason.to_owned());
         }

@@ -1,4 +1,4 @@
-//! Reads a topic of the embedded log, one page after the other, and sleeps until there is news.
+//! Reads a topic of the embedded log page by page, and sleeps until notified.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,7 +21,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::Inner;
 use crate::{Batch, Consumer, Delivered, LogError, Start};
 
-/// How long a consumer sleeps at most without a notification, as when a process died between its commit and that.
+/// Poll interval without a notification, for example after a process died between its commit and the notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A row of `records`.
@@ -32,11 +32,11 @@ pub(super) struct SqliteConsumer {
     log: Arc<Inner>,
     topic: String,
     group: Option<String>,
-    /// Place of the next record to read.
+    /// Position of the next record to read.
     next_seq: i64,
-    /// Records below these offsets were finished before this consumer began.
+    /// Records below these offsets were committed before this consumer started.
     finished: BTreeMap<i32, i64>,
-    /// Place, partition and offset of what was given out and not committed.
+    /// Position, partition and offset of records that were returned and not committed.
     given_out: VecDeque<(i64, i32, i64)>,
     news: Arc<Notify>,
     watch: Watch,
@@ -104,7 +104,7 @@ impl SqliteConsumer {
         Ok(last.unwrap_or(0))
     }
 
-    /// Time grows with the place, so halving finds it without an index.
+    /// Time grows with the position, so bisection finds it without an index.
     async fn first_since(&self, ms: i64) -> Result<i64, Error> {
         let (mut low, mut high) = (1, self.last_seq().await? + 1);
         while low < high {
@@ -147,7 +147,7 @@ impl SqliteConsumer {
     }
 }
 
-/// Wakes `news` when the notify file is written, as long as it lives.
+/// Wakes `news` when the notify file is written, until dropped.
 struct Watch {
     _watcher: RecommendedWatcher,
     lost: Arc<AtomicBool>,
@@ -159,7 +159,7 @@ impl Watch {
         let (news, lost) = (news.clone(), Arc::new(AtomicBool::new(false)));
         let seen = lost.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Opening and reading the file is no news.
+            // Opening and reading the file is no notification.
             if event.is_ok_and(|event| {
                 seen.fetch_or(event.kind.is_remove(), Ordering::Relaxed);
                 !event.kind.is_access()
@@ -171,7 +171,7 @@ impl Watch {
         Ok(Self { _watcher: watcher, lost })
     }
 
-    /// Whether the file that it watches was removed, and another one may have its name.
+    /// Whether the watched file was removed, so that another one may have its name.
     fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
@@ -223,7 +223,7 @@ impl Consumer for SqliteConsumer {
             let progress = "INSERT INTO progress VALUES (?1, ?2, ?3)
                 ON CONFLICT DO UPDATE SET next_seq = max(next_seq, excluded.next_seq)";
             sqlx::query(progress).bind(&group).bind(&topic).bind(next_seq).execute(&mut *transaction).await?;
-            Ok(transaction.commit().await?)
+            transaction.commit().await
         };
         Ok(backend_sqlite::to_its_end(commit).await?)
     }

@@ -1,4 +1,4 @@
-//! The batch layer in MySQL: the database computes, this says what. One transaction sees one snapshot of the users.
+//! The batch layer in MySQL: the database does the computing. One transaction sees one snapshot of the users.
 
 use chrono::DateTime;
 use shared::{
@@ -11,15 +11,15 @@ use uuid::Uuid;
 use super::{padded, uuid};
 use crate::Tick;
 
-/// Most users that one transaction takes in, which bounds its memory.
+/// Maximum number of users per transaction, which bounds its memory.
 const PAGE: i64 = 10_000;
-/// Most minutes that one statement writes.
+/// Maximum number of minutes per statement.
 const MINUTES: usize = 1_000;
 
-/// Users of a minute: which minute, the newest one's time in milliseconds, how many.
+/// Users of a minute: the minute, its newest time in milliseconds, and how many.
 type Minute = (i64, i64, i64);
 
-/// Takes in what is pending, page by page, or computes everything anew.
+/// Applies pending users page by page, or recomputes everything.
 pub(super) async fn tick(connection: &mut MySqlConnection, full: bool) -> Result<Tick, sqlx::Error> {
     let mut new_users = 0;
     loop {
@@ -38,11 +38,11 @@ pub(super) async fn tick(connection: &mut MySqlConnection, full: bool) -> Result
     }
 }
 
-/// One transaction; answers the users in the views after and before it, and how many were pending.
+/// One transaction; returns the users in the views after and before it, and how many were pending.
 async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64, i64), sqlx::Error> {
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *connection).await?;
     let mut transaction = connection.begin().await?;
-    // Ticks go one after the other. The snapshot is made by the first read after this.
+    // Serialises ticks. The first read after this creates the snapshot.
     let state = sqlx::query("SELECT users, longest_seq FROM batch WHERE only_row = 1 FOR UPDATE");
     let state = state.fetch_one(&mut *transaction).await?;
     let before: i64 = state.try_get(0)?;
@@ -76,7 +76,7 @@ fn list(query: &mut QueryBuilder<sqlx::MySql>, numbers: &[i64]) {
     query.push(")");
 }
 
-/// The longest of the users of the views and of the new ones.
+/// The longest name of the current view and the new users.
 async fn longer(
     connection: &mut MySqlConnection,
     longest: Option<i64>,
@@ -92,7 +92,7 @@ async fn longer(
     query.build_query_scalar().fetch_optional(connection).await
 }
 
-/// Adds new users to their minutes and to all later ones; answers how many they are.
+/// Adds new users to their minutes and to all later ones; returns how many there are.
 async fn take_in(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, sqlx::Error> {
     if new.is_empty() {
         return Ok(0);
@@ -120,9 +120,9 @@ async fn take_in(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, s
     Ok(minutes.iter().map(|(_, _, came)| came).sum())
 }
 
-/// Computes all from the users, in one pass over them; answers how many they are, and the longest of them.
+/// Recomputes everything in one pass over the users; returns their number and the longest name.
 async fn recompute(connection: &mut MySqlConnection) -> Result<(i64, Option<i64>), sqlx::Error> {
-    // A rank grows with the length and, between equal lengths, with being stored earlier.
+    // A rank grows with the length and, for equal lengths, with being stored earlier.
     let minutes = "SELECT stored_at DIV 60000, MAX(stored_at), COUNT(*),
             CAST(MAX((CHAR_LENGTH(name) << 54) - seq) AS SIGNED)
         FROM users GROUP BY 1 ORDER BY 1";
@@ -155,7 +155,7 @@ pub(super) async fn minutes(
     let mut points = Vec::new();
     let mut window = window;
     while points.len() < window.limit {
-        // With steps, each last point of a step is found from the one before; without, all come at once.
+        // With steps, find each step's last point from the previous one; without, read all at once.
         let limit = if window.step_s.is_some() { 1 } else { window.limit };
         let rows: Vec<(i64, i64, i64)> = fetch_page(connection, &window, limit).await?;
         let Some((_, oldest, _)) = rows.last().copied() else { break };
@@ -189,7 +189,7 @@ async fn fetch_page(
 
 fn point((minute, time, user_count): (i64, i64, i64)) -> Result<Point, sqlx::Error> {
     let wrong = || sqlx::Error::Decode("a number out of range".into());
-    // Named by the minute itself, so that computing it anew gives the same (UUID version 8).
+    // The id is derived from the minute, so that recomputing gives the same (UUID version 8).
     let name = u128::from(u64::try_from(minute).map_err(|_| wrong())?) << 80 | 0x8000_8000_0000_0000_0000;
     Ok(Point {
         id: Uuid::from_u128(name),

@@ -1,4 +1,4 @@
-//! Creates the tables where they are not there. Looks first, in one round trip, and locks only if something is pending.
+//! Creates missing tables. Checks first, in one round trip, and locks only if a migration is pending.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use sqlx::{
 use super::session;
 use crate::MasterError;
 
-/// How often a process looks whether another one has created the tables.
+/// How often a process checks whether another one has created the tables.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long creating them may take, in whichever process.
+/// Timeout for creating them, in whichever process.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Error number of a table that is not there.
+/// Error number of a missing table.
 const NO_TABLE: u16 = 1146;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
@@ -28,7 +28,7 @@ const RECORDS: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     execution_time BIGINT NOT NULL
 )";
 
-/// Brings the tables to the newest schema. Call it in a task that runs to its end.
+/// Migrates to the newest schema. Call it in a task that is never cancelled.
 pub(super) async fn run(pool: &MySqlPool) -> Result<(), MasterError> {
     let mut connection = session::acquire(pool).await?;
     let work = async {
@@ -42,13 +42,13 @@ pub(super) async fn run(pool: &MySqlPool) -> Result<(), MasterError> {
     };
     let locked = tokio::time::timeout(TIMEOUT, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()));
     if !matches!(locked, Ok(false)) {
-        // The lock lives and dies with its connection, which is never returned.
+        // The lock belongs to this connection, which is closed and never returned to the pool.
         drop(connection.detach());
     }
     locked.map(drop)
 }
 
-/// Migrations that are not recorded as done. One that an earlier program left half done is pending.
+/// Migrations that are not recorded as applied, including one that an earlier program left half done.
 async fn pending(connection: &mut MySqlConnection) -> Result<Vec<&'static Migration>, MasterError> {
     let done: Vec<i64> =
         match connection.fetch_all("SELECT version FROM _sqlx_migrations WHERE success").await {
@@ -69,9 +69,9 @@ async fn try_lock(connection: &mut MySqlConnection) -> Result<bool, MasterError>
     Ok(locked == 1)
 }
 
-/// Each migration is idempotent and recorded after it is done, so that one that was cut short is done again.
+/// Each migration is idempotent and recorded afterwards, so an interrupted one is applied again.
 async fn apply(connection: &mut MySqlConnection) -> Result<(), MasterError> {
-    // Another process may have ended between the look and the lock.
+    // Another process may have finished between the check and the lock.
     for migration in pending(connection).await? {
         let checksum: String = migration.checksum.iter().map(|byte| format!("{byte:02x}")).collect();
         let statements = format!(

@@ -1,4 +1,4 @@
-//! Connections to the server: what each session asks of it, and which connections are thrown away.
+//! Connections to the server: session settings, and which connections are discarded.
 
 use std::{future::Future, io, time::Duration};
 
@@ -10,26 +10,25 @@ use sqlx::{
 
 /// How long a request waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that was idle for longer is replaced: the server hangs up soon after.
+/// Older idle connections are replaced, because the server closes them soon after.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was used so recently is not tested again.
+/// A connection used this recently is not pinged.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the test of an idle connection may take; a peer that is gone does not answer.
+/// Timeout of the ping of an idle connection; a dead peer does not answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an attempt to find out why there is no connection may take.
+/// Timeout for finding out why there is no connection.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Error numbers of a deadlock and of a lock that was waited for too long: the connection is as it was.
+/// Error numbers of a deadlock and a lock wait timeout: the connection remains usable.
 const ROLLED_BACK: [u16; 2] = [1213, 1205];
 
-/// One round trip. The server ends a session that is silent for 8 s inside a transaction (MariaDB) or for 10 s at all,
-/// and with it the locks of a client that is gone. READ COMMITTED takes fewer locks than the default, and is all that
-/// storing needs.
+/// One round trip. The server ends a session after 8 s of silence inside a transaction (MariaDB) or 10 s outside, and
+/// so releases the locks of a dead client. READ COMMITTED takes fewer locks than the default, and suffices here.
 const SETTINGS: &str =
     "SET SESSION wait_timeout = 10, SESSION net_read_timeout = 10, SESSION net_write_timeout = 10,
         SESSION innodb_lock_wait_timeout = 3 /*M!100301 , SESSION idle_transaction_timeout = 8 */;
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
-/// Connects when first needed.
+/// Connects lazily.
 pub(super) fn pool(options: MySqlConnectOptions, connections: u32) -> MySqlPool {
     MySqlPoolOptions::new()
         .max_connections(connections)
@@ -49,7 +48,7 @@ pub(super) fn pool(options: MySqlConnectOptions, connections: u32) -> MySqlPool 
         .after_connect(|connection, _| {
             Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
         })
-        // Character set and the rest are those of the handshake, which saves a round trip.
+        // The handshake sets the character set, which saves a round trip.
         .connect_lazy_with(
             options
                 .pipes_as_concat(false)
@@ -60,11 +59,11 @@ pub(super) fn pool(options: MySqlConnectOptions, connections: u32) -> MySqlPool 
         )
 }
 
-/// A connection of the pool. Names the reason when there is none.
+/// A connection of the pool, or the reason why there is none.
 pub(super) async fn acquire(pool: &MySqlPool) -> Result<PoolConnection<sqlx::MySql>, sqlx::Error> {
     match pool.acquire().await {
         Err(sqlx::Error::PoolTimedOut) => {
-            // The pool keeps trying while a connection is refused, and forgets why.
+            // The pool retries refused connections and discards the reason.
             let options = pool.connect_options();
             match tokio::time::timeout(DIAGNOSIS_TIMEOUT, options.connect()).await {
                 Ok(Err(cause)) => Err(cause),
@@ -76,7 +75,7 @@ pub(super) async fn acquire(pool: &MySqlPool) -> Result<PoolConnection<sqlx::MyS
     }
 }
 
-/// Waits for an answer of the server, for so long at most.
+/// Waits for the server's answer, with a timeout.
 pub(super) async fn bounded<T>(
     timeout: Duration,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -85,8 +84,8 @@ pub(super) async fn bounded<T>(
     answered.unwrap_or_else(|_| Err(timed_out("the server took too long")))
 }
 
-/// Closes the connection after an error that leaves its state unknown; otherwise it goes back to the pool. Work on it in a
-/// task that runs to its end: sqlx loses track of an answer that nobody waits for.
+/// Closes the connection after an error that leaves its state unknown; otherwise returns it to the pool. Use it in a
+/// task that is never cancelled: sqlx loses track of an abandoned answer.
 pub(super) fn settle<T>(
     connection: PoolConnection<sqlx::MySql>,
     done: Result<T, sqlx::Error>,

@@ -1,4 +1,4 @@
-//! Reads answers: rows of known columns, and what became of a conditional batch.
+//! Decodes results: typed rows, and the outcome of a conditional batch.
 
 use scylla::{
     deserialize::row::DeserializeRow,
@@ -25,18 +25,18 @@ impl Rows {
     }
 }
 
-/// What became of a conditional batch.
+/// The outcome of a conditional batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It was done.
+    /// It was applied.
     Applied,
-    /// The condition did not hold, and nothing was done.
+    /// The condition failed, and nothing was applied.
     Lost,
 }
 
 impl Outcome {
-    /// Cassandra answers one column when a batch was applied and more when not; Scylla always answers all, in a row for
-    /// each statement.
+    /// Cassandra returns one column if a batch was applied and more if not. Scylla always returns all columns, in one
+    /// row per statement.
     pub(super) fn of(result: QueryResult) -> Result<Self, CassandraError> {
         let rows = Rows::of(result)?;
         let row: Option<Row> = rows.first()?;

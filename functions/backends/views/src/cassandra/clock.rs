@@ -1,17 +1,17 @@
-//! The time that points are stamped with: Cassandra's, so that the clocks of the processes that count do not matter.
+//! The clock of history points: Cassandra's, so that the clocks of counting processes do not matter.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// After this long the server is asked again: a machine that slept must not go on with the time before.
+/// Maximum age of the server's time: after a suspend the process must not continue with the old one.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Seconds since 1970 UTC.
 #[derive(Clone)]
 pub(super) enum Clock {
-    /// What Cassandra said last, and the time that has passed since, which no step of the local clock changes.
+    /// The server's last time, and the monotonic time elapsed since.
     Server(Arc<Mutex<Option<(i64, Instant)>>>),
     /// A clock of the caller's.
     Own(Arc<dyn Fn() -> i64 + Send + Sync>),
@@ -22,7 +22,7 @@ impl Clock {
         Self::Server(Arc::default())
     }
 
-    /// Takes what the server says its time is, milliseconds since 1970.
+    /// Sets the server's time, milliseconds since 1970.
     pub(super) fn set(&self, server_ms: i64) {
         if let Self::Server(last) = self {
             let now = Some((server_ms, Instant::now()));
@@ -30,7 +30,7 @@ impl Clock {
         }
     }
 
-    /// Whether the server should be asked before `now` is used.
+    /// Whether to query the server before using `now`.
     pub(super) fn is_stale(&self) -> bool {
         match self {
             Self::Server(last) => {
@@ -41,7 +41,7 @@ impl Clock {
         }
     }
 
-    /// The time; the local clock's as long as the server was never asked.
+    /// The current time; the local clock's until the server was queried.
     pub(super) fn now(&self) -> i64 {
         let last = match self {
             Self::Own(clock) => return clock(),

@@ -1,7 +1,7 @@
-//! Counts ids, each shard for itself: an id and the shard's number change in one conditional batch, which succeeds only
-//! while the number is the one that was read together with which ids are there. The number grows with every id; so
-//! nobody can have counted one of them in between. One read sees both as some replica has both: were the number read
-//! for itself, ids that came with it might be missing on the replicas that are asked next.
+//! Counts ids per shard. An id and the shard's number change in one conditional batch, which succeeds only if the
+//! number is still the one that was read together with the existing ids. The number grows with every id, so nobody can
+//! have counted one of them in between. A single read returns both from the same replicas; with a separate read of the
+//! number, the replicas asked next might lack the ids that came with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,20 +19,20 @@ use super::{
     session::Open,
 };
 
-/// One call of a process at a time counts in a shard.
+/// Within a process, one call at a time counts in a shard.
 pub(super) type Turn = Mutex<()>;
 
-/// A row that is there from a shard's first user on, so that its number is read with whatever ids; no user's, those
-/// have 16 bytes.
+/// Marker row, so that the static count comes back even if none of the requested ids exists. One byte long, so it
+/// cannot collide with an id.
 const FIRST: &[u8] = &[0];
-/// Most ids of one batch; Cassandra warns of large ones.
+/// Maximum number of ids in a batch; Cassandra warns about large ones.
 const BATCH: usize = 100;
-/// Shards of a call that are worked on at once.
+/// Maximum number of shards that a call works on concurrently.
 const AT_ONCE: usize = 32;
-/// How long something is tried when others are quicker.
+/// How long a call retries after losing races.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Counts those of the ids that were not counted before.
+/// Counts the ids that were not counted before.
 pub(super) async fn count(open: &Open, ids: Vec<Uuid>) -> Result<(), CassandraError> {
     let shards = open.turns.len();
     let mut by_shard: BTreeMap<usize, BTreeSet<Uuid>> = BTreeMap::new();
@@ -57,7 +57,7 @@ pub(super) async fn total(open: &Open) -> Result<i64, CassandraError> {
     Ok(rows.all::<(i32, Option<i64>)>()?.into_iter().filter_map(|(_, users)| users).sum())
 }
 
-/// Where an id belongs, for ever: FNV-1a, since ids need not be random.
+/// The shard of an id, which never changes: FNV-1a, because ids need not be random.
 fn shard(id: Uuid, shards: usize) -> usize {
     let hash = id.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -73,11 +73,11 @@ async fn until_counted(open: &Open, shard: usize, ids: Vec<Uuid>) -> Result<(), 
     Ok(())
 }
 
-/// Tries at something that others do as well.
+/// Retries of an operation that other processes contend for.
 pub(super) struct Tries {
     deadline: Instant,
     count: u32,
-    /// Whether the try under way began after the deadline, and so is the last one.
+    /// Whether the current attempt began after the deadline, and so is the last one.
     late: bool,
 }
 
@@ -86,8 +86,8 @@ impl Tries {
         Self { deadline: Instant::now() + PATIENCE, count: 0, late: false }
     }
 
-    /// Whether the last try was the one (true); otherwise waits for the next. What failed in passing may have been done
-    /// or not, or be done later: looking again tells, and the condition guards the rest.
+    /// Returns true if the last attempt succeeded; otherwise waits for the next. A transient failure leaves the outcome
+    /// unknown: read again. The LWT condition rejects a stale write.
     pub(super) async fn won(
         &mut self,
         outcome: Result<bool, CassandraError>,
@@ -106,7 +106,7 @@ impl Tries {
     }
 }
 
-/// Looks up which ids are new and counts them; false when somebody else counted others in between.
+/// Finds new ids and counts them; false if another writer counted in this shard in between.
 async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, CassandraError> {
     let keys: Vec<&[u8]> = std::iter::once(FIRST).chain(ids.iter().map(|id| &id.as_bytes()[..])).collect();
     let rows = Rows::of(open.session.execute_unpaged(&open.statements.there, (shard, keys)).await?)?;
@@ -115,7 +115,7 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
     let there: BTreeSet<_> = rows.into_iter().map(|(id, _)| id).collect();
     let new: Vec<_> = ids.iter().filter(|id| !there.contains(&id.as_bytes()[..])).collect();
     if new.is_empty() {
-        // What was read is on a majority of the replicas by now, as reading repairs, so that all see it.
+        // Read repair has put what was read on a majority of the replicas, so that everybody sees it.
         return Ok(true);
     }
     let after = users.unwrap_or(0) + i64::try_from(new.len())?;
@@ -129,7 +129,7 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
     Ok(outcome == Outcome::Applied)
 }
 
-/// Waits longer the more often others were quicker, and each process otherwise.
+/// Backs off longer with each lost race, with jitter per process.
 async fn pause(tries: u32) {
     let most = 2_u64 << tries.min(7);
     let random = Uuid::new_v4().as_u64_pair().0;

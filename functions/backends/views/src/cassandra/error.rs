@@ -1,4 +1,4 @@
-//! Why Cassandra could not do it, and what follows from that.
+//! Errors of Cassandra, and what follows from each.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use scylla::errors::{
     RequestAttemptError, RowsError,
 };
 
-/// Why Cassandra could not do it now.
+/// Why Cassandra is unavailable.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CassandraError {
     /// No node can be reached.
@@ -16,13 +16,13 @@ pub enum CassandraError {
     /// The TLS settings cannot be used.
     #[error("the connection to Cassandra cannot be made safe")]
     Tls(#[from] openssl::error::ErrorStack),
-    /// Nodes take connections and do not answer.
+    /// Nodes accept connections but do not answer.
     #[error("no node of Cassandra answered within {0:?}")]
     NoAnswer(Duration),
-    /// The session is still being opened, which goes on in the background.
+    /// The session is still being opened in the background.
     #[error("still connecting to Cassandra after {0:?}")]
     Opening(Duration),
-    /// The task that did it ended with its runtime, or panicked.
+    /// The task panicked or ended with its runtime.
     #[error("the request to Cassandra was given up")]
     GivenUp,
     /// A statement failed.
@@ -46,7 +46,7 @@ pub enum CassandraError {
     /// A number in a table is out of range.
     #[error("a number in Cassandra is out of range")]
     Number(#[from] std::num::TryFromIntError),
-    /// A keyspace that was created otherwise.
+    /// The keyspace exists with another number of shards.
     #[error("the keyspace has {found} shards, `VIEWS_URL` asks for {asked}; ask for {found} or for none")]
     Shards {
         /// What the URL says.
@@ -54,13 +54,13 @@ pub enum CassandraError {
         /// What the keyspace was created with.
         found: i32,
     },
-    /// Others were always quicker.
+    /// Other writers won every race.
     #[error("others count at the same place; send it again")]
     Contended,
 }
 
 impl CassandraError {
-    /// Whether the connections are of no more use.
+    /// Whether the connections are unusable.
     pub(super) fn is_disconnected(&self) -> bool {
         let Self::Execute(error) = self else { return false };
         match &**error {
@@ -75,8 +75,8 @@ impl CassandraError {
         }
     }
 
-    /// Whether the session may be the cause, so that a new one is opened: all but a node's answer that it cannot do it
-    /// at the moment. A table that is gone counts, too, since opening a session creates what is missing.
+    /// Whether the session may be the cause, so that a new one is opened: every error but a node's answer that it is
+    /// temporarily unable. A missing table counts, because opening a session creates it.
     pub(super) fn is_session_suspect(&self) -> bool {
         match self {
             Self::Execute(error) => match &**error {
@@ -100,7 +100,7 @@ impl CassandraError {
         }
     }
 
-    /// Whether a node said that it will never do it: trying again changes nothing.
+    /// Whether a node rejected the statement permanently: retrying is useless.
     pub(super) fn is_refused(&self) -> bool {
         let Self::Execute(error) = self else { return false };
         let refused = [DbError::Unauthorized, DbError::AuthenticationError, DbError::SyntaxError];
@@ -108,7 +108,7 @@ impl CassandraError {
             if refused.contains(error))
     }
 
-    /// Whether a node answered that it may go better in a moment. What it was to do may have been done.
+    /// Whether a node reported a transient failure. The write may have been applied.
     pub(super) fn is_passing(&self) -> bool {
         let Self::Execute(error) = self else { return false };
         let ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) = &**error else {

@@ -1,6 +1,6 @@
-//! Writes the history of the number of users: a point when the number is larger than that of the newest point.
-//! The points of a day stand in one partition that knows its newest one, and a point is written only on the condition
-//! that the newest is the one that was read; so both time and count grow whatever others write.
+//! Writes the history of the number of users: a point if the number exceeds the newest point's. A day's partition
+//! stores its newest point, and a point is written on the condition that the newest is the one that was read. So times
+//! and counts grow together, whatever others write.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ impl Retention {
         Self(i64::try_from(retention.as_secs()).unwrap_or(i64::MAX))
     }
 
-    /// Points before this time, seconds, are forgotten.
+    /// Points before this time, in seconds, have expired.
     pub(super) fn since(self, now: i64) -> i64 {
         now.saturating_sub(self.0)
     }
 
-    /// Seconds for which a row is kept.
+    /// TTL of a row, seconds.
     fn ttl(self, more: i64) -> i32 {
         let seconds = self.0.saturating_add(SKEW_TTL).saturating_add(more).min(MAX_TTL);
         i32::try_from(seconds).unwrap_or(i32::MAX)
@@ -45,17 +45,17 @@ impl Retention {
 /// A point's time and count.
 type Place = (i64, i64);
 
-/// The day that points are written into; the list of days has it.
+/// The day that points are written to; it is registered in the list of days.
 #[derive(Clone, Copy)]
 pub(super) struct Day {
     day: i64,
-    /// The newest point of the days before, which is the newest one until this day has one.
+    /// The newest point of earlier days, used until this day has one.
     before: Place,
 }
 
-/// Sees to it that the newest point is the number of users.
+/// Ensures that the newest point is the current number of users.
 pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), CassandraError> {
-    // One call of a process at a time: who waits here finds that a point for all was written.
+    // One call at a time per process: those that wait usually find that a point was written for all.
     let mut known = open.day.lock().await;
     let (total, ()) = try_join!(total(open), open.refresh_clock())?;
     let mut tries = Tries::new();
@@ -85,7 +85,7 @@ async fn try_once(
     if write(open, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
         return Ok(false);
     }
-    // When another's day has begun meanwhile, it may have done so from the point before this one.
+    // If another writer has started a new day meanwhile, it may have continued from the point before this one.
     let same_day = newest_day(open).await? == Some(day.day);
     if !same_day {
         *known = None;
@@ -129,7 +129,7 @@ async fn find(open: &Open, retention: Retention, today: i64) -> Result<Day, Cass
     Ok(Day { day, before: (0, 0) })
 }
 
-/// What a day says of its newest point. It comes with the point itself, and so is as well known as that.
+/// A day's newest point. It is stored with the point itself, and so is equally durable.
 async fn newest_of(open: &Open, day: i64) -> Result<Option<Place>, CassandraError> {
     let rows = open.session.execute_unpaged(&open.statements.newest, (i32::try_from(day)?,)).await?;
     let row = Rows::of(rows)?.first::<(Option<i64>, Option<i64>)>()?;
@@ -141,7 +141,7 @@ async fn newest_day(open: &Open) -> Result<Option<i64>, CassandraError> {
     Ok(rows.first::<(i32,)>()?.map(|(day,)| i64::from(day)))
 }
 
-/// The days from one to another that may have points, newest first.
+/// The days in a range that may have points, newest first.
 pub(super) async fn days(open: &Open, from: i64, to: i64) -> Result<Vec<i64>, CassandraError> {
     let within = |day: i64| i32::try_from(day.clamp(0, i64::from(i32::MAX)));
     let days = open.session.execute_unpaged(&open.statements.days, (within(from)?, within(to)?)).await?;

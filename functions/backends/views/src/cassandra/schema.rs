@@ -1,4 +1,4 @@
-//! The keyspace and its tables: created by whoever comes first, by several at once too.
+//! Keyspace and tables, created by the first process; concurrent creation is safe.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use super::{
     url::Url,
 };
 
-/// `counted` has the ids that were counted, and how many they are in each shard; `history` a partition a day, which
-/// knows its newest point; `history_days` the days that have points.
+/// `counted` holds the counted ids and their number per shard, `history` one partition per day with its newest point,
+/// `history_days` the days that have points.
 const TABLES: [(&str, &str); 4] = [
     ("counted", "(shard int, id blob, users bigint static, PRIMARY KEY (shard, id))"),
     (
@@ -30,14 +30,14 @@ const TABLES: [(&str, &str); 4] = [
     ),
     ("settings", "(name text PRIMARY KEY, value int)"),
 ];
-/// Shards of a new keyspace unless told otherwise.
+/// Default number of shards of a new keyspace.
 const SHARDS: i32 = 4;
-/// Delay before the schema is looked at again when others were creating it at the same time.
+/// Delay before the schema is checked again when others are creating it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// How long that is repeated.
+/// How long that is retried.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sees to it that the tables exist; answers the statements over them and the number of shards.
+/// Ensures that the tables exist; returns the prepared statements and the number of shards.
 pub(super) async fn ready(
     session: &Session,
     url: &Url,
@@ -52,8 +52,8 @@ pub(super) async fn ready(
             Ok((statements, shards))
         };
         match created.await {
-            // Of several that create a table at once, some may be told that it changed, exists already, or does not
-            // exist yet. Looking again tells.
+            // When several processes create a table at once, some are told that it changed, exists already, or does not
+            // exist yet. Check again.
             Err(error @ (CassandraError::Execute(_) | CassandraError::Prepare(_)))
                 if !error.is_disconnected() && !error.is_refused() && Instant::now() < deadline =>
             {
@@ -65,7 +65,7 @@ pub(super) async fn ready(
     }
 }
 
-/// One light query of a majority of the replicas: whether an id could be counted now. Also tells the server's time.
+/// A light query of a majority of the replicas: could an id be counted now? Also returns the server's time.
 pub(super) async fn check(
     session: &Session,
     statements: &Statements,
@@ -74,7 +74,7 @@ pub(super) async fn check(
     read_shards(session, &statements.shards, clock).await.map(drop)
 }
 
-/// The number of shards, which never changes once somebody has set it.
+/// The number of shards, fixed once it was set.
 async fn agree_on_shards(
     session: &Session,
     statements: &Statements,
@@ -105,9 +105,9 @@ async fn read_shards(
     Ok(row.map(|(shards, _)| shards))
 }
 
-/// Does nothing where all tables exist, so that a user need not be allowed to create them.
+/// Does nothing if all tables exist, so that a user without permission to create them can start.
 async fn create(session: &Session, url: &Url) -> Result<(), CassandraError> {
-    // The name is of a-z, 0-9 and _ alone. As part of the text it saves the round trip of preparing.
+    // The name contains only a-z, 0-9 and _. Inlining it saves a round trip for preparing.
     let keyspace = &url.keyspace;
     let names = async |query: &str| {
         let rows = Rows::of(session.query_unpaged(format!("{query} = '{keyspace}'"), ()).await?)?;

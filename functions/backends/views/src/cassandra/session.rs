@@ -1,4 +1,4 @@
-//! The session of a process: opened in the background when first needed, and replaced once it is of no more use.
+//! The session of a process: opened lazily in the background, and replaced when it becomes unusable.
 
 use std::{
     num::NonZeroUsize,
@@ -31,19 +31,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long creating and checking the schema may take, while others create it too.
 const SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
-/// A connection that is silent for this long is asked whether it is alive, and closed if it does not answer as long.
+/// Keep-alive interval of an idle connection, and timeout of the response.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Delay before the second attempt to open a session; doubles with each failure.
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
-/// Longest delay between two attempts: what a store that comes back has to wait for at most.
+/// Longest delay between two attempts, which bounds how long a recovered store waits.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
-/// A session that fails sooner than this counts as another failed attempt to open one.
+/// A session that fails sooner counts as another failed attempt.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// What an attempt to open a session came to; `None` while it goes on.
+/// The result of an attempt to open a session; `None` while it runs.
 type Attempt = Option<Result<Arc<Open>, CassandraError>>;
 
-/// Where the keyspace is, and the session once it was needed. Clones share it.
+/// The keyspace's address, and the session once opened. Clones share it.
 #[derive(Clone)]
 pub(super) struct Connection(Arc<Shared>);
 
@@ -57,7 +57,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// Attempts that failed since a session was stable.
+    /// Failed attempts since a session was last stable.
     failures: u32,
 }
 
@@ -65,20 +65,20 @@ struct State {
 enum Phase {
     #[default]
     Closed,
-    /// A task of its own opens a session; callers only watch it, so that giving up cancels nothing.
+    /// A background task opens the session. Callers only watch it, so that giving up cancels nothing.
     Opening(watch::Receiver<Attempt>),
     Open {
         open: Arc<Open>,
         since: Instant,
     },
-    /// Until `retry_at` everybody gets the error.
+    /// Until `retry_at` all callers get the error.
     Failed {
         error: CassandraError,
         retry_at: Instant,
     },
 }
 
-/// A session, and what is known through it.
+/// A session, and what was learned through it.
 pub(super) struct Open {
     pub(super) session: Session,
     pub(super) statements: Statements,
@@ -94,7 +94,7 @@ impl Connection {
         Self(Arc::new(Shared { url, clock, state: Mutex::default() }))
     }
 
-    /// The session. Without one, waits at most so long for the background task that opens it.
+    /// The session. If there is none, waits up to the timeout for the background task that opens it.
     pub(super) async fn get(&self, patience: Duration) -> Result<Arc<Open>, CassandraError> {
         let mut attempt = match self.0.open_or_attempt() {
             Ok(done) => return done,
@@ -108,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Passes an outcome on. If it leaves the session in doubt, the next caller gets a new one.
+    /// Passes a result on. If it puts the session in doubt, the next caller gets a new one.
     pub(super) fn keep<T>(
         &self,
         open: &Arc<Open>,
@@ -128,7 +128,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known at once, else the attempt under way, which is started if there is none.
+    /// The known state, or the attempt in flight, which is started if there is none.
     fn open_or_attempt(
         self: &Arc<Self>,
     ) -> Result<Result<Arc<Open>, CassandraError>, watch::Receiver<Attempt>> {
@@ -136,7 +136,7 @@ impl Shared {
         match &state.phase {
             Phase::Open { open, .. } => return Ok(Ok(open.clone())),
             Phase::Failed { error, retry_at } if Instant::now() < *retry_at => return Ok(Err(error.clone())),
-            // Its task ended without a result if the runtime that ran it is gone.
+            // The task ends without a result if its runtime is gone.
             Phase::Opening(attempt) if attempt.has_changed().is_ok() => return Err(attempt.clone()),
             Phase::Closed | Phase::Failed { .. } | Phase::Opening(_) => {}
         }
@@ -159,7 +159,7 @@ impl Shared {
         }
     }
 
-    /// Throws a session away, unless that was done already.
+    /// Discards a session, unless that has happened already.
     fn replace(&self, suspect: &Arc<Open>, error: &CassandraError) {
         let mut state = self.state();
         let Phase::Open { open, since } = &state.phase else { return };
@@ -171,7 +171,7 @@ impl Shared {
             state.failures = 0;
             state.phase = Phase::Closed;
         } else {
-            // New, and of no use already: the cause is not the session.
+            // Unusable although new: the session is not the cause.
             state.fail(error);
         }
     }
@@ -213,7 +213,7 @@ async fn open(url: &Url, clock: &Clock) -> Result<Open, CassandraError> {
 async fn connect(url: &Url) -> Result<Session, CassandraError> {
     let policy = match &url.scope {
         Scope::Cluster => DefaultPolicy::builder(),
-        // Another datacenter decides for itself, and would count the same once more.
+        // Another datacenter would decide independently, and count the same id again.
         Scope::Datacenter(name) => DefaultPolicy::builder().prefer_datacenter(name.clone()),
     };
     let profile = ExecutionProfile::builder()
@@ -233,7 +233,7 @@ async fn connect(url: &Url) -> Result<Session, CassandraError> {
         .pool_size(PoolSize::PerShard(NonZeroUsize::MIN))
         .keyspaces_to_fetch([&url.keyspace])
         .fetch_full_schema_metadata(false)
-        // Done once, after all tables are created.
+        // Once, after all tables were created.
         .auto_await_schema_agreement(false)
         .tls_context(tls::context(&url.tls)?);
     if let Some((user, password)) = &url.user {

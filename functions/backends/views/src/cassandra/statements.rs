@@ -1,4 +1,4 @@
-//! Every statement, prepared once a session. None is repeated by the driver unless repeating it changes nothing.
+//! All statements, prepared once per session. The driver retries only idempotent ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -73,7 +73,7 @@ impl Statements {
                 ),
                 prepare.read(SHARDS),
                 prepare.serial_read(SHARDS),
-                // Repeating it changes nothing.
+                // Idempotent.
                 prepare.read("INSERT INTO history_days (only_row, day) VALUES (0, ?) USING TTL ?"),
                 prepare.writes(),
             )?;
@@ -97,7 +97,7 @@ impl Statements {
         })
     }
 
-    /// One conditional batch that counts so many new ids of a shard.
+    /// A conditional batch that counts a number of new ids of a shard.
     pub(super) fn count(&self, new: usize) -> Batch {
         let [first, others] = &self.count;
         self.batch(first, others, new)
@@ -112,7 +112,7 @@ impl Statements {
     fn batch(&self, first: &PreparedStatement, other: &PreparedStatement, others: usize) -> Batch {
         let first = std::iter::once(first.clone());
         let all = first.chain(std::iter::repeat_n(other.clone(), others)).map(Into::into);
-        // Of one partition, so that it is applied whole in any case.
+        // All in one partition, so that it is applied atomically.
         let mut batch = Batch::new_with_statements(BatchType::Unlogged, all.collect());
         batch.set_consistency(self.count[0].get_consistency().unwrap_or(Consistency::Quorum));
         batch.set_serial_consistency(Some(self.serial));
@@ -178,7 +178,7 @@ impl<'a> Prepare<'a> {
         statement.set_consistency(self.plain);
         statement.set_serial_consistency(Some(self.serial));
         statement.set_request_timeout(Some(self.url.timeout));
-        // What follows an unknown outcome is decided here and not by the driver.
+        // This crate handles unknown outcomes, not the driver.
         statement.set_retry_policy(Some(Arc::new(FallthroughRetryPolicy::new())));
         Ok(statement)
     }

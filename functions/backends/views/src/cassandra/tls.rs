@@ -1,4 +1,4 @@
-//! How connections are made safe.
+//! TLS of the connections.
 
 use openssl::{
     error::ErrorStack,
@@ -7,12 +7,12 @@ use openssl::{
 
 use super::url::Tls;
 
-/// Where most systems keep the authorities that they trust; OpenSSL was built in and does not know.
+/// Where most systems keep trusted authorities; the bundled OpenSSL does not know.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// OpenSSL's number for a certificate that names another address.
+/// OpenSSL's error number for a certificate that names another address.
 const OTHER_ADDRESS: i32 = 64;
 
-/// `None` for connections in the clear.
+/// `None` for unencrypted connections.
 pub(super) fn context(tls: &Option<Tls>) -> Result<Option<SslConnectorBuilder>, ErrorStack> {
     let Some(tls) = tls else { return Ok(None) };
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
@@ -22,7 +22,7 @@ pub(super) fn context(tls: &Option<Tls>) -> Result<Option<SslConnectorBuilder>, 
         None => {}
     }
     if !tls.verify_host {
-        // Whoever the authority vouches for will do, whatever its address is.
+        // Accept any certificate that the authority signed, whatever address it names.
         builder.set_verify_callback(SslVerifyMode::PEER, |good, certificate| {
             good || certificate.error().as_raw() == OTHER_ADDRESS
         });

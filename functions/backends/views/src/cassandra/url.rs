@@ -1,4 +1,4 @@
-//! `cassandra://user:password@host:port[,host:port]/keyspace?key=value`, read without showing any of it.
+//! Parses `cassandra://user:password@host:port[,host:port]/keyspace?key=value`. Errors show none of it.
 
 use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
@@ -150,7 +150,7 @@ impl Parameters {
             let verify_host = self.tls_verify_host.unwrap_or(true);
             return Ok(Some(Tls { ca: self.tls_ca.clone(), verify_host }));
         }
-        // Settings without effect would look like safety.
+        // Settings without effect would suggest safety that is not there.
         match (&self.tls_ca, self.tls_verify_host) {
             (None, None) => Ok(None),
             _ => Err(wrong("`tls.ca` and `tls.verify_host` need `tls=true`")),

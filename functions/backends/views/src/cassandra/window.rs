@@ -1,5 +1,5 @@
-//! Reads the history, newest first, day by day; a query costs what it returns. Within a day times and counts fall
-//! together; across days a point that does not fall is left out, of two writers' at midnight.
+//! Reads the history backwards, day by day; a query costs what it returns. Within a day times and counts are ordered
+//! together. Two writers at midnight may leave a point that is not: it is skipped.
 
 use chrono::{DateTime, Utc};
 use shared::history::{Point, Window};
@@ -12,7 +12,8 @@ use super::{
     session::Open,
 };
 
-/// A `to` so many seconds ago still means "until now", for points that a clock that was ahead wrote into the future.
+/// A `to` at most this many seconds ago still means "until now", so that it includes points that a fast clock wrote
+/// into the future.
 const RECENT: i64 = 5;
 
 /// A point's time and count: where it stands in its day.
@@ -67,7 +68,7 @@ pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<P
     Ok(None)
 }
 
-/// Whether a clock that was ahead has written points that are later than now. Those after them have the same time.
+/// Whether a fast clock has written points later than now. Those after them have the same time.
 async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
     for day in days(open, now.div_euclid(DAY), i64::MAX).await? {
         let values = (i32::try_from(day)?, now + 1);
@@ -79,7 +80,7 @@ async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
     Ok(false)
 }
 
-/// Points stand at whole seconds: not before 1.5 s means not before 2 s, before 1.5 s means before 2 s.
+/// Points have whole seconds: at or after 1.5 s means at or after 2 s, before 1.5 s means before 2 s.
 fn ceil_seconds(time: DateTime<Utc>) -> i64 {
     let ms = time.timestamp_millis();
     ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0)
@@ -105,7 +106,7 @@ impl Reader<'_> {
         Rows::of(self.open.session.execute_unpaged(&self.open.statements.points, values).await?)?.all()
     }
 
-    /// Finds where the counts of a day are below what is asked for: bisects the times, without reading what is above.
+    /// Finds where a day's counts fall below the bound, by bisecting the times.
     async fn skip_to_below(&mut self, day: i64) -> Result<(), CassandraError> {
         let newest = self.some(day, self.before, 1).await?;
         if newest.first().is_none_or(|(_, count)| *count < self.below) {
@@ -125,7 +126,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Takes points of a day until there are enough.
+    /// Reads points of a day until there are enough.
     async fn read(&mut self, day: i64, limit: usize) -> Result<(), CassandraError> {
         let points = self.some(day, self.before, limit - self.kept.len()).await?;
         for point in points {
@@ -134,7 +135,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Takes the last point of each step of a day, from step to step without reading what is between.
+    /// Reads the last point of each step of a day, skipping what is between.
     async fn step(&mut self, day: i64, step: i64, above: i64, limit: usize) -> Result<(), CassandraError> {
         while self.kept.len() < limit {
             let Some(point) = self.some(day, self.before, 1).await?.pop() else { return Ok(()) };
@@ -155,8 +156,8 @@ impl Reader<'_> {
     }
 }
 
-/// A point is named by its place (UUID version 8), so that it needs no name of its own. It is shown as no later than
-/// `latest`, whatever clock wrote it.
+/// A point's id is derived from its position (UUID version 8), so it needs no column. Its time is capped at `latest`,
+/// whatever clock wrote it.
 fn point((time, count): Place, latest: i64) -> Result<Point, CassandraError> {
     let (seconds, user_count) = (u64::try_from(time)?, u64::try_from(count)?);
     let name = u128::from(seconds) << 80 | 0x8000_8000_0000_0000_0000 | u128::from(user_count);

@@ -1,4 +1,4 @@
-//! Which partitions a consumer reads, as the group tells it or as they are there.
+//! Which partitions a consumer reads: those that the group assigns, or all of them.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl KafkaConsumer {
-    /// Joins the group, or takes all partitions; gives up what the last poll called revoked; rests while there is no
-    /// room.
+    /// Joins the group or takes all partitions; releases those that the last poll reported as revoked; pauses while
+    /// there is no room.
     pub(super) fn prepare(&mut self, rest: bool) -> Result<(), KafkaError> {
         if !self.begun && self.group {
             self.client.subscribe(&[&self.topic])?;
@@ -42,7 +42,7 @@ impl KafkaConsumer {
         Ok(())
     }
 
-    /// Reads these partitions too: from `begin`, else from where the group is, else from the beginning.
+    /// Adds partitions: from their start offset, else from the committed one, else from the beginning.
     fn assign(&mut self, partitions: &[i32], begin: &BTreeMap<i32, i64>) -> Result<(), KafkaError> {
         let other = if self.group { Offset::Stored } else { Offset::Beginning };
         let at = |partition: &i32| (*partition, begin.get(partition).map_or(other, |at| Offset::Offset(*at)));
@@ -59,7 +59,7 @@ impl KafkaConsumer {
         let partitions_at = partitions.iter().map(|partition| (*partition, Offset::Invalid));
         let leaving = list(&self.topic, partitions_at)?;
         if self.paused {
-            // librdkafka remembers it longer than the assignment: a partition that came back would not be read.
+            // librdkafka keeps the pause beyond the assignment: a partition that came back would not be read.
             self.client.resume(&leaving)?;
         }
         self.client.incremental_unassign(&leaving)?;
@@ -74,13 +74,13 @@ impl KafkaConsumer {
         self.held.retain(|delivered| !partitions.contains(&delivered.partition));
     }
 
-    /// Carries out what the group told; answers the partitions that are to be let go of.
+    /// Applies a rebalance; returns the partitions to release.
     pub(super) async fn settle(&mut self) -> Result<Option<Vec<i32>>, KafkaFailure> {
         while let Some(change) = self.client.context().change() {
             match change {
                 Change::Assigned(partitions) => {
                     let begin = self.begin_of(&partitions).await?;
-                    // Not before, so that a poll that is given up here finds it again.
+                    // Not earlier, so that a poll that is cancelled here finds it again.
                     self.client.context().done();
                     self.assign(&partitions, &begin).map_err(KafkaFailure::Read)?;
                 }
@@ -96,7 +96,7 @@ impl KafkaConsumer {
                 }
                 Change::Lost(partitions) => {
                     self.client.context().done();
-                    // Others have them already: their offsets are no longer ours to commit.
+                    // Others own them already, so their offsets are no longer ours to commit.
                     self.forget(&partitions);
                     self.leaving.clone_from(&partitions);
                     return Ok(Some(partitions));
@@ -106,7 +106,7 @@ impl KafkaConsumer {
         Ok(None)
     }
 
-    /// Where to begin with partitions of which the group has not committed anything.
+    /// Start offsets of partitions without a committed one.
     async fn begin_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
         if self.start == Start::Earliest {
             return Ok(BTreeMap::new());
@@ -118,10 +118,10 @@ impl KafkaConsumer {
         Ok(new.filter_map(|partition| Some((*partition, *self.begin.get(partition)?))).collect())
     }
 
-    /// Reads partitions that were added since.
+    /// Adds partitions that were created since.
     pub(super) async fn find_new(&mut self) -> Result<(), KafkaFailure> {
         self.look = Instant::now() + LOOK;
-        // A broker that is away now is asked again.
+        // A broker that is away is asked again later.
         let Ok(partitions) = self.ask(|_, _, partitions| Ok(partitions.to_vec())).await else {
             return Ok(());
         };
@@ -135,7 +135,7 @@ impl KafkaConsumer {
 }
 
 impl Drop for KafkaConsumer {
-    /// Leaves the group at once, so that others take over: it waits for nobody who let go of nothing.
+    /// Leaves the group at once, after acknowledging every pending rebalance, so that others take over.
     fn drop(&mut self) {
         self.client.context().close();
         let mut leaving = std::mem::take(&mut self.leaving);
