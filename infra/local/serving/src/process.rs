@@ -272,13 +272,13 @@ mod tests {
             let launch = move |_: &FunctionSpec| {
                 Ok(Launch { program: "sh".into(), args: vec!["-c".into(), script.into()], env: Vec::new() })
             };
-            Processes::new(launch, logs.path().join("gone/meanwhile"), Duration::from_secs(60))
+            Processes::new(launch, logs.path().join("meanwhile"), Duration::from_secs(60))
         };
         let spec = FunctionSpec::named("f");
         let failing = shell("echo 'MASTER_URL: no' >&2; exit 64").launch(&spec).unwrap();
         assert_eq!(failing.ended.await, "exit status: 64: MASTER_URL: no");
         let deaf = shell("trap '' TERM; echo ready; exec sleep 60").launch(&spec).unwrap();
-        let log = logs.path().join("gone/meanwhile/f.log");
+        let log = logs.path().join("meanwhile/f.log");
         let ready = async {
             while !std::fs::read_to_string(&log).unwrap().contains("ready") {
                 tokio::task::yield_now().await;
