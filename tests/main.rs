@@ -39,6 +39,8 @@ mod outages;
 mod outsiders;
 /// Where a system under test keeps its data.
 mod place;
+/// Each function reads its own keys and no others.
+mod privilege;
 /// Readiness as queue-proxy asks for it.
 mod probes;
 /// A network that is slow or cut.
