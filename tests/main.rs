@@ -31,6 +31,8 @@ mod hung_replica;
 mod lifecycle;
 /// Clients that do not give up.
 mod load;
+/// What a test says that cannot run here.
+mod not_run;
 /// Metrics and traces.
 mod observed;
 /// The real services are killed, stopped and away.
