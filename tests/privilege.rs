@@ -77,6 +77,18 @@ fn a_function_refuses_each_of_its_own_keys_that_is_wrong_and_names_it() {
     }
 }
 
+#[tokio::test]
+async fn a_store_that_no_manifest_names_lies_in_the_data_folder() {
+    let without_env = |_: &str, manifest: String| match manifest.find("          env:\n") {
+        Some(end) => manifest[..end].to_owned(),
+        None => manifest,
+    };
+    let mut app = App::start_with(Place::Embedded, without_env).await;
+    app.post_user(Uuid::new_v4(), "someone").await;
+    app.eventually("it is counted", async |app| app.user_count().await == 1).await;
+    assert!(app.data.path().join("views.db").exists());
+}
+
 /// The names of the variables that a process was started with; `None` where it ended meanwhile.
 fn environment(pid: u32) -> Option<BTreeSet<String>> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;

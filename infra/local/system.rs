@@ -91,7 +91,8 @@ impl System {
             // On another folder it would begin with empty stores.
             folder.check().map_err(io::Error::other)?;
             let args = vec!["function".to_owned(), spec.name.clone()];
-            let env = environment::of_function(spec, &stores, &config);
+            let mut env = environment::of_function(spec, &stores, &config);
+            env.push(("DATA_FOLDER".to_owned(), folder.path().display().to_string()));
             Ok(Launch { program: program.clone(), args, env })
         };
         let processes = Processes::new(launch, self.folder.path().join("logs"), TERMINATION_TIMEOUT);
