@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     app::{App, DEADLINE, Options, signal},
     function::{Function, ask_until_ready},
+    not_run::{Lacks, not_run},
     place::{Place, Services},
     proxy::{Proxy, master_url_at, mysql_server},
     wire,
@@ -45,7 +46,7 @@ impl Drop for SmallDisk {
 async fn a_full_disk_refuses_users_and_takes_them_again_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let disk = getuid().is_root().then(|| SmallDisk::mount(folder.path(), 24)).flatten();
-    let Some(disk) = disk else { return eprintln!("not run: a small disk can only be mounted by root") };
+    let Some(disk) = disk else { return not_run(Lacks::Root, "a small disk can only be mounted by root") };
     let options = Options { parent: Some(disk.0.clone()), ..Options::default() };
     let mut app = App::start_as(Place::Embedded, options, |_, manifest| manifest).await;
     let mut users = vec![Uuid::new_v4()];
@@ -211,7 +212,9 @@ pub async fn users(services: &Services) -> i64 {
 #[tokio::test]
 async fn a_store_that_is_stopped_in_its_transaction_holds_up_others_for_seconds_only() {
     let place = Place::new();
-    let Place::Services(services) = &place else { return eprintln!("not run: there are no services here") };
+    let Place::Services(services) = &place else {
+        return not_run(Lacks::Services, "there are no services here");
+    };
     let folder = tempfile::tempdir().unwrap();
     let url = [("MASTER_URL", services.master_url())];
     let [stopped, other] = [(); 2].map(|()| Function::start("store", folder.path(), &url));
@@ -230,7 +233,9 @@ async fn a_store_that_is_stopped_in_its_transaction_holds_up_others_for_seconds_
 #[tokio::test]
 async fn a_store_whose_network_is_cut_holds_up_others_for_seconds_only() {
     let place = Place::new();
-    let Place::Services(services) = &place else { return eprintln!("not run: there are no services here") };
+    let Place::Services(services) = &place else {
+        return not_run(Lacks::Services, "there are no services here");
+    };
     let folder = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(&mysql_server(services), Duration::ZERO);
     let far = [("MASTER_URL", master_url_at(services, &proxy.address.to_string()))];
@@ -252,7 +257,9 @@ async fn a_store_whose_network_is_cut_holds_up_others_for_seconds_only() {
 #[tokio::test]
 async fn a_count_whose_network_is_cut_holds_up_nobody_and_comes_back() {
     let place = Place::new();
-    let Place::Services(services) = &place else { return eprintln!("not run: there are no services here") };
+    let Place::Services(services) = &place else {
+        return not_run(Lacks::Services, "there are no services here");
+    };
     let folder = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(&services.cassandra, Duration::ZERO);
     let far = [("VIEWS_URL", format!("cassandra://{}/{}", proxy.address, services.name))];

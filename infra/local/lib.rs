@@ -5,6 +5,7 @@ pub mod burst;
 pub mod client;
 mod command;
 mod data_folder;
+mod environment;
 mod log_file;
 mod manifests;
 mod page;

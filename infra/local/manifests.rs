@@ -41,11 +41,13 @@ fn spec(service: &Service) -> anyhow::Result<FunctionSpec> {
         bail!("the Service {name} must have exactly one container");
     };
     let env = container.env.iter().filter_map(|var| Some((var.name.clone(), var.value.clone()?)));
+    let keys = container.env.iter().filter(|var| var.value_from.is_some()).map(|var| var.name.clone());
     Ok(FunctionSpec {
         container_concurrency: revision.container_concurrency,
         timeout: Duration::from_secs(revision.timeout_seconds.unwrap_or(TIMEOUT_S).into()),
         annotations: service.annotations().clone(),
         env: env.collect(),
+        keys: keys.collect(),
         liveness: liveness(container.liveness_probe.as_ref()),
         ..FunctionSpec::named(name)
     })

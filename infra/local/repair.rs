@@ -51,8 +51,8 @@ impl Target {
         match self {
             Self::Own(_) => format!(
                 "here, on the master {} and the views {}",
-                without_secrets(&system.config.master_url),
-                without_secrets(&system.config.views_url)
+                without_secrets(&system.stores.master_url),
+                without_secrets(&system.stores.views_url)
             ),
             Self::Via(via) => format!("at {via}"),
         }
@@ -134,7 +134,7 @@ async fn replay_letters(
 
 fn these(system: &System, count: usize) -> String {
     let plural = if count == 1 { "" } else { "s" };
-    format!("{count} dead letter{plural} of {}", without_secrets(&system.config.log_url))
+    format!("{count} dead letter{plural} of {}", without_secrets(&system.stores.log_url))
 }
 
 fn one(letters: &[Letter], id: LetterId) -> anyhow::Result<&Letter> {
@@ -195,7 +195,7 @@ pub(crate) async fn replay(
     let sources = system.arrows.sources();
     let source = sources.iter().find(|source| source.function == function);
     let source = source.with_context(|| format!("no KafkaSource leads to {function}"))?;
-    let (log, to) = (without_secrets(&system.config.log_url), target.describe(system));
+    let (log, to) = (without_secrets(&system.stores.log_url), target.describe(system));
     print(&format!("replaying {log} to {function} {to}"));
     let started = Instant::now();
     let sink = target.sink()?;

@@ -29,7 +29,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{data_folder::DataFolder, log_file::LogFile, manifests, page::StatusPage, terminal::print};
+use crate::{
+    data_folder::DataFolder, environment, log_file::LogFile, manifests, page::StatusPage, stores::Stores,
+    terminal::print,
+};
 
 /// How long a function may take to end after SIGTERM. All its requests come through this process and are answered or
 /// given up by then.
@@ -57,7 +60,8 @@ pub(crate) struct Place {
 pub(crate) struct System {
     pub(crate) arrows: Arrows,
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) config: Config,
+    pub(crate) stores: Stores,
+    config: Arc<Config>,
     folder: Arc<DataFolder>,
     specs: Vec<FunctionSpec>,
 }
@@ -67,34 +71,29 @@ impl System {
     pub(crate) fn open(place: &Place) -> anyhow::Result<Self> {
         let folder = Arc::new(DataFolder::open(&place.data)?);
         let config = Config::read(|key| std::env::var(key).ok(), folder.path())?;
-        let log = backend_log::open(&config.log_url)?;
+        let stores = Stores::read(&config)?;
+        let log = backend_log::open(&stores.log_url)?;
         let arrows = manifests::read(&place.manifests)?;
-        let topic = backend_log::topic(&config.log_url);
+        let topic = backend_log::topic(&stores.log_url);
         if !arrows.kafka_sources.is_empty() && !arrows.read_topic(&topic) {
             let why = format!("users would go to the topic `{topic}`, which no KafkaSource reads");
             return Err(ConfigError::new("LOG_URL", why).into());
         }
         let specs = manifests::specs(&arrows)?;
-        Ok(Self { arrows, log, config, folder, specs })
+        Ok(Self { arrows, log, stores, config: Arc::new(config), folder, specs })
     }
 
     /// Takes charge of the functions; they start when something calls them.
     pub(crate) fn serve(&self) -> anyhow::Result<Serving> {
-        let Config { log_url, master_url, views_url, log_level, .. } = &self.config;
-        let env: Vec<_> = [
-            ("LOG_URL", log_url),
-            ("MASTER_URL", master_url),
-            ("VIEWS_URL", views_url),
-            ("LOG_LEVEL", log_level),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.clone()))
-        .into();
         let (program, folder) = (this_program(), self.folder.clone());
+        let (stores, config) = (self.stores.clone(), self.config.clone());
         let launch = move |spec: &FunctionSpec| {
             // On another folder it would begin with empty stores.
             folder.check().map_err(io::Error::other)?;
             let args = vec!["function".to_owned(), spec.name.clone()];
-            Ok(Launch { program: program.clone(), args, env: env.clone() })
+            let mut env = environment::of_function(spec, &stores, &config);
+            env.push(("DATA_FOLDER".to_owned(), folder.path().display().to_string()));
+            Ok(Launch { program: program.clone(), args, env })
         };
         let processes = Processes::new(launch, self.folder.path().join("logs"), TERMINATION_TIMEOUT);
         Ok(Serving::start(self.specs.clone(), processes)?)

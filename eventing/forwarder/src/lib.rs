@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
 async fn start(manifests: &[PathBuf]) -> Result<(), ForwarderError> {
     let settings = Settings::read(|key| std::env::var(key).ok())?;
     let telemetry = telemetry::start("forwarder", &settings.config, io::stdout)?;
-    let log = backend_log::open(&settings.config.log_url)?;
+    let log = backend_log::open(&settings.log_url)?;
     let listener = TcpListener::bind(("0.0.0.0", settings.config.port)).await?;
     let stop = CancellationToken::new();
     let stopping = stop.clone().drop_guard();

@@ -150,9 +150,10 @@ impl Forwarding {
     async fn with(data: TempDir, gateway: &StandIn, edit: impl Fn(String) -> String) -> Self {
         let file = data.path().join("log.db");
         let url = format!("sqlite:{}", file.display());
-        let settings = Settings::read(|key| match key {
+        let gateway_url = gateway.url.clone();
+        let settings = Settings::read(move |key| match key {
             "LOG_URL" => Some(url.clone()),
-            "GATEWAY_URL" => Some(gateway.url.clone()),
+            "GATEWAY_URL" => Some(gateway_url.clone()),
             "GATEWAY_USER" => Some("admin".to_owned()),
             "GATEWAY_PASSWORD" => Some("secret".to_owned()),
             "EVENT_TOKEN" => Some("token".to_owned()),
@@ -164,7 +165,7 @@ impl Forwarding {
         let texts = eventing::files::read(&[manifests(), vec![seconds]].concat()).unwrap();
         let texts: Vec<_> = texts.into_iter().map(|(file, text)| (file, edit(text))).collect();
         let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str()))).unwrap();
-        let log = backend_log::open(&settings.config.log_url).unwrap();
+        let log = backend_log::open(&settings.log_url).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (kept, stopped) = (log.clone(), stop.clone());

@@ -22,8 +22,8 @@ const GROUP: usize = 256;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("ingest", |config: &Config| {
-        let log = backend_log::open(&config.log_url)?;
-        Ok(routes(log, backend_log::topic(&config.log_url)))
+        let url = config.log_url()?;
+        Ok(routes(backend_log::open(&url)?, backend_log::topic(&url)))
     })
 }
 

@@ -61,6 +61,9 @@ pub struct FunctionSpec {
     pub annotations: BTreeMap<String, String>,
     /// Variables of its container.
     pub env: Vec<(String, String)>,
+    /// Variables of its container whose values come from the cluster's configuration (`valueFrom`). The function may
+    /// read these keys and no others; whoever starts it gives their values.
+    pub keys: Vec<String>,
     /// Most time from a process' start to its first answer; then it is killed.
     pub start_timeout: Duration,
     /// How its replicas are probed.
@@ -76,6 +79,7 @@ impl FunctionSpec {
             timeout: Duration::from_secs(300),
             annotations: BTreeMap::new(),
             env: Vec::new(),
+            keys: Vec::new(),
             start_timeout: START_TIMEOUT,
             liveness: LivenessProbe::default(),
         }

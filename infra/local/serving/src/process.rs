@@ -63,7 +63,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Variables on top of the inherited ones.
+    /// All variables that it starts with, besides those of the protocol; it inherits none.
     pub env: Vec<(String, String)>,
 }
 
@@ -137,9 +137,8 @@ fn command(launch: &Launch, spec: &FunctionSpec, port: u16) -> Command {
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)
-        // One port cannot be shared by replicas, and a process id of the protocol would not be the child's.
-        .env_remove("METRICS_PORT")
-        .env_remove("LISTEN_PID")
+        // This process holds the secrets of all functions.
+        .env_clear()
         .envs(launch.env.iter().map(|(k, v)| (k, v)))
         .envs(spec.env.iter().map(|(k, v)| (k, v)))
         .env("PORT", port.to_string())
