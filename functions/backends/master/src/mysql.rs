@@ -214,7 +214,8 @@ impl Inner {
         let mut transaction = connection.begin().await?;
         // Tells what this attempt inserted from what was there; an attempt whose commit went unanswered was another.
         let attempt = Uuid::new_v4();
-        let now = (self.clock)();
+        // A minute before 1970 has no name.
+        let now = (self.clock)().max(0);
         let mut insert = QueryBuilder::new("INSERT INTO users (id, name, stored_at, stored_by) ");
         insert.push_values(padded(users), |mut row, user| {
             row.push_bind(user.id.as_bytes().to_vec()).push_bind(&user.name);

@@ -172,6 +172,7 @@ impl Location {
             .busy_timeout(BUSY)
             .disable_statement_logging();
         let mut connection = for_writing(&options).connect().await?;
+        checkpoint(&mut connection).await?;
         self.migrate(&mut connection).await?;
         let files = std::sync::Mutex::new(Files::note(&self.path)?);
         drop(guard);
@@ -204,6 +205,19 @@ impl Location {
         }
         Ok(())
     }
+}
+
+/// Copies the write-ahead log into the database file and syncs it. The first connection after a failed sync recovers what
+/// that commit left in the page cache: it looks committed, and a repeated write, which changes nothing and so syncs
+/// nothing, would be acknowledged although the disk may never have had it.
+async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let (busy, frames, copied): (i64, i64, i64) =
+        sqlx::query_as("PRAGMA wal_checkpoint(FULL)").fetch_one(connection).await?;
+    if busy != 0 || frames != copied {
+        let why = format!("a reader keeps {frames} frames of the write-ahead log from being copied");
+        return Err(Error::Sql(sqlx::Error::Io(io::Error::new(io::ErrorKind::ResourceBusy, why))));
+    }
+    Ok(())
 }
 
 fn for_writing(options: &SqliteConnectOptions) -> SqliteConnectOptions {
@@ -242,7 +256,8 @@ impl Open {
     }
 
     async fn connect(&self) -> Result<SqliteConnection, Error> {
-        let connection = for_writing(&self.options).connect().await?;
+        let mut connection = for_writing(&self.options).connect().await?;
+        checkpoint(&mut connection).await?;
         // The connection may have met another file than the one that was checked before.
         self.check_files()?;
         self.files().note_beside();
