@@ -32,8 +32,6 @@ const CONNECTIONS: u32 = 2;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so long a transaction is not begun again, so that a server that hangs becomes an error.
 const RETRY_WINDOW: Duration = Duration::from_secs(20);
-/// How long a run of the batch may take.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// A success so recent answers a readiness check.
 const READY_REUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is begun that lost against another or whose connection was lost.
@@ -129,7 +127,7 @@ impl Master for MySqlMaster {
         self.run(move |master| async move {
             let tick = || async {
                 let mut connection = session::acquire(&master.0.pool).await?;
-                let tick = session::bounded(BATCH_TIMEOUT, batch::tick(&mut connection, full)).await;
+                let tick = batch::tick(&mut connection, full).await;
                 session::settle(connection, tick)
             };
             retry_on_conflict(tick).await

@@ -440,7 +440,8 @@ mod tests {
         let mut transaction = write.begin().await.unwrap();
         // The limit is the connection's, so it goes with it.
         sqlx::raw_sql("PRAGMA max_page_count = 3").execute(&mut *transaction).await.unwrap();
-        let large = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i LIMIT 100000) INSERT INTO n SELECT n FROM i";
+        // One row needs no journal of its own, so that SQLite ends the whole transaction, as after an I/O error.
+        let large = "INSERT INTO n VALUES (zeroblob(1000000))";
         sqlx::query(large).execute(&mut *transaction).await.unwrap_err();
         drop(transaction);
         drop(write);
@@ -464,6 +465,40 @@ mod tests {
             add(&database, n).await.unwrap();
         }
         assert_eq!(count(&database).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_and_leaves_its_transaction_open_stops_no_later_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("n.db"), SCHEMA);
+        let mut write = database.write().await.unwrap();
+        let mut transaction = write.begin().await.unwrap();
+        let violation = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+            CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+            INSERT INTO child VALUES (1)";
+        sqlx::raw_sql(violation).execute(&mut *transaction).await.unwrap();
+        assert!(transaction.commit().await.is_err());
+        drop(write);
+        add(&database, 1).await.unwrap();
+        assert_eq!(count(&database).await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_recovered_is_in_the_file_before_anything_is_written() {
+        let [crashed, recovered, file] = [0; 3].map(|_| tempfile::tempdir().unwrap());
+        let database = Database::new(crashed.path().join("n.db"), SCHEMA);
+        add(&database, 1).await.unwrap();
+        for name in ["n.db", "n.db-wal"] {
+            std::fs::copy(crashed.path().join(name), recovered.path().join(name)).unwrap();
+        }
+        let database = Database::new(recovered.path().join("n.db"), SCHEMA);
+        let write = database.write().await.unwrap();
+        std::fs::copy(recovered.path().join("n.db"), file.path().join("n.db")).unwrap();
+        drop(write);
+        let file =
+            sqlx::SqlitePool::connect(&format!("sqlite:{}/n.db", file.path().display())).await.unwrap();
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM n").fetch_one(&file).await.unwrap();
+        assert_eq!(count, 1);
     }
 
     #[tokio::test]
