@@ -7,6 +7,8 @@ mod app;
 mod arrows;
 /// From zero to many replicas and back.
 mod autoscaling;
+/// Disks that fail to write or to sync.
+mod bad_disk;
 /// Requests that are wrong, and clients that misbehave.
 mod bad_input;
 /// CloudEvents' own SDK of another language sends and receives.
