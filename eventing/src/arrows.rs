@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backend_log::{Consumer, Log, LogError, Start};
 use serde::Serialize;
-use shared::supervise::{TaskHealth, supervise};
+use shared::supervise::{TaskHealth, TaskRegistry, TaskStatus};
 use tokio::{
     sync::{Mutex, mpsc},
     time::timeout,
@@ -160,7 +160,7 @@ fn at(file: &str, text: &str, mark: &str, why: String) -> ManifestError {
 pub struct Playing {
     arrows: Vec<Arrow>,
     /// What else is supervised, by name.
-    others: Vec<(String, Arc<TaskHealth>)>,
+    others: TaskRegistry,
     tasks: TaskTracker,
     letters: Arc<std::sync::atomic::AtomicUsize>,
 }
@@ -197,18 +197,6 @@ pub struct ArrowStatus {
     pub last_error: Option<String>,
 }
 
-/// How a task that is kept running fares.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TaskStatus {
-    /// The source's name, or `dead-letters TOPIC`.
-    pub name: String,
-    /// Restarts after panics since the start.
-    pub restarts: u64,
-    /// What fails now, or failed last; null when nothing did.
-    pub last_error: Option<String>,
-}
-
 /// Plays all arrows until `stop`. Of each new dead letter `news` gets a line.
 pub fn play(
     arrows: &Arrows,
@@ -218,26 +206,30 @@ pub fn play(
     stop: &CancellationToken,
 ) -> Playing {
     let tasks = TaskTracker::new();
-    let mut playing =
-        Playing { arrows: Vec::new(), others: Vec::new(), tasks: tasks.clone(), letters: Arc::default() };
+    let mut playing = Playing {
+        arrows: Vec::new(),
+        others: TaskRegistry::default(),
+        tasks: tasks.clone(),
+        letters: Arc::default(),
+    };
     for source in arrows.sources() {
         let progress = Arc::new(Progress::default());
         tasks.spawn(source::play(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
         playing.arrows.push(Arrow { source, progress, log: log.clone(), asking: Arc::default() });
     }
     for ping in &arrows.ping_sources {
-        let health = playing.supervised(ping.metadata.name.clone());
+        let health = playing.others.register(&ping.metadata.name);
         tasks.spawn(ping::play(ping.metadata.clone(), ping.spec.clone(), sink.clone(), health, stop.clone()));
     }
     for topic in arrows.dead_letter_topics() {
         let name = format!("dead-letters {topic}");
-        let health = playing.supervised(name.clone());
+        let (others, health) = (playing.others.clone(), playing.others.register(&name));
         let (log, letters, news, stop) = (log.clone(), playing.letters.clone(), news.clone(), stop.clone());
         tasks.spawn(async move {
             let start = || watch(log.clone(), topic.clone(), letters.clone(), news.clone(), health.clone());
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = supervise(&name, &health, start) => {}
+                () = others.supervise(&name, start) => {}
             }
         });
     }
@@ -254,18 +246,7 @@ impl Playing {
     /// How the tasks fare that are no arrows from the log: PingSources and watchers of dead letters.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskStatus> {
-        let status = |(name, health): &(String, Arc<TaskHealth>)| TaskStatus {
-            name: name.clone(),
-            restarts: health.restarts(),
-            last_error: health.last_error(),
-        };
-        self.others.iter().map(status).collect()
-    }
-
-    fn supervised(&mut self, name: String) -> Arc<TaskHealth> {
-        let health = Arc::new(TaskHealth::default());
-        self.others.push((name, health.clone()));
-        health
+        self.others.status()
     }
 
     /// Dead letters that nobody took care of yet.

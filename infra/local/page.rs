@@ -10,11 +10,8 @@ use bytes::Bytes;
 use eventing::arrows::{ArrowStatus, Playing};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use serde_json::json;
-use serving::{
-    Serving,
-    status::FunctionStatus,
-    supervise::{TaskFailures, supervise},
-};
+use serving::{Serving, status::FunctionStatus};
+use shared::supervise::TaskStatus;
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
     time::timeout,
@@ -42,7 +39,7 @@ struct Status {
     functions: Vec<FunctionStatus>,
     arrows: Vec<ArrowStatus>,
     dead_letters: usize,
-    tasks: Vec<TaskFailures>,
+    tasks: Vec<TaskStatus>,
     problems: Vec<String>,
 }
 
@@ -51,9 +48,10 @@ impl StatusPage {
     /// however many wait, the log is asked once at a time.
     pub(crate) fn new(serving: Arc<Serving>, playing: Arc<Playing>, folder: Arc<DataFolder>) -> Self {
         let (ask, asked) = mpsc::channel(QUEUE);
-        let (asked, health, arrows) = (Arc::new(AsyncMutex::new(asked)), serving.health(), playing.clone());
+        let (asked, tasks, arrows) =
+            (Arc::new(AsyncMutex::new(asked)), serving.supervised(), playing.clone());
         tokio::spawn(async move {
-            supervise("status", &health, || answer_lag(asked.clone(), arrows.clone())).await;
+            tasks.supervise("status", || answer_lag(asked.clone(), arrows.clone())).await;
         });
         Self { serving, playing, folder, ask, last: Mutex::default() }
     }
@@ -64,8 +62,8 @@ impl StatusPage {
             arrows: self.arrows().await,
             functions: self.serving.status(),
             dead_letters: self.playing.dead_letters(),
-            tasks: self.serving.health().failures(),
-            problems: self.folder.check().err().into_iter().collect(),
+            tasks: self.serving.supervised().status().into_iter().chain(self.playing.tasks()).collect(),
+            problems: self.folder.check().err().iter().map(ToString::to_string).collect(),
         };
         let (media_type, body) = match request.uri().path() {
             "/" => ("text/html; charset=utf-8", html(&status)),
@@ -147,7 +145,7 @@ fn html(status: &Status) -> String {
             ],
         );
     }
-    html.push_str("</table><h2>Arrows</h2><table><tr><th>arrow<th>to<th>lag<th>under way<th>delivered<th>tried again<th>dead");
+    html.push_str("</table><h2>Arrows</h2><table><tr><th>arrow<th>to<th>lag<th>under way<th>delivered<th>tried again<th>dead<th>restarts<th>last error");
     for arrow in arrows {
         row(
             &mut html,
@@ -159,14 +157,18 @@ fn html(status: &Status) -> String {
                 &arrow.delivered.to_string(),
                 &arrow.retried.to_string(),
                 &arrow.dead.to_string(),
+                &arrow.restarts.to_string(),
+                arrow.last_error.as_deref().unwrap_or_default(),
             ],
         );
     }
     let _ =
         write!(html, "</table><h2>Dead letters</h2><p>{dead_letters}, see <code>dead-letters list</code>");
-    for TaskFailures { name, panics, last_error } in tasks {
-        let _ = write!(html, "<p>{} panicked {panics} times: {}", text(name), text(last_error));
+    html.push_str("<h2>Tasks</h2><table><tr><th>task<th>restarts<th>last error");
+    for TaskStatus { name, restarts, last_error } in tasks {
+        row(&mut html, &[name, &restarts.to_string(), last_error.as_deref().unwrap_or_default()]);
     }
+    html.push_str("</table>");
     html
 }
 
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_functions_say_is_text_on_the_page() {
-        let task = TaskFailures { name: "a".into(), panics: 1, last_error: "<script>\u{202e}&".into() };
+        let task = TaskStatus { name: "a".into(), restarts: 1, last_error: Some("<script>\u{202e}&".into()) };
         let status = Status {
             functions: Vec::new(),
             arrows: Vec::new(),
