@@ -26,15 +26,15 @@ use crate::{
 pub(crate) enum Target {
     /// To functions of this process' own, on the stores that the configuration names.
     Own(Serving),
-    /// To functions behind a gateway.
-    Via(Via),
+    /// To functions behind a gateway, with the secret that they want of a sender.
+    Via(Via, Option<String>),
 }
 
 impl Target {
     /// Nothing is started or connected yet.
     pub(crate) fn open(system: &System, via: Option<Via>) -> anyhow::Result<Self> {
         Ok(match via {
-            Some(via) => Self::Via(via),
+            Some(via) => Self::Via(via, system.config.event_token.clone()),
             None => Self::Own(system.serve()?),
         })
     }
@@ -42,7 +42,7 @@ impl Target {
     fn sink(&self) -> anyhow::Result<Box<dyn Sink>> {
         Ok(match self {
             Self::Own(serving) => Box::new(FunctionSink(serving.invoker())),
-            Self::Via(via) => Box::new(ViaSink::new(via.clone())?),
+            Self::Via(via, token) => Box::new(ViaSink::new(via.clone(), token.as_deref())?),
         })
     }
 
@@ -54,7 +54,7 @@ impl Target {
                 without_secrets(&system.config.master_url),
                 without_secrets(&system.config.views_url)
             ),
-            Self::Via(via) => format!("at {via}"),
+            Self::Via(via, _) => format!("at {via}"),
         }
     }
 
