@@ -7,10 +7,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use ::event::{EventBuilder, EventBuilderV10};
 use backend_log::{Delivered, Log, LogError, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use chrono::{SecondsFormat, Utc};
+use chrono::{SubsecRound, Utc};
 use http::Request;
 use serde::{Deserialize, Serialize};
 use shared::{record::Record, supervise::panic_message};
@@ -19,9 +20,8 @@ use uuid::Uuid;
 use crate::{
     control::{RESOLUTION, TRUNCATED, UNDELIVERABLE},
     delivery::{Delivery, Failure, deliver},
-    event::{Event, Origin, Undecodable},
+    event::{Event, Origin, RawRecord, Undecodable},
     sink::{Limited, Sink},
-    undeliverable,
 };
 
 /// Type of the event that says that a dead letter was taken care of. It only tells people what they see.
@@ -173,7 +173,10 @@ impl Letter {
     fn request(&self) -> Result<Request<Bytes>, LetterError> {
         let mut event = match &self.content {
             Content::Event => self.event.clone(),
-            Content::RawRecord => undeliverable::retry(&self.event).map_err(LetterError::Unsendable)?,
+            Content::RawRecord => {
+                let raw = RawRecord::from_event(&self.event).map_err(LetterError::Unsendable)?;
+                Event::of_record(&raw.delivered, raw.origin())?
+            }
             Content::Truncated(bytes) => {
                 return Err(LetterError::Unsendable(format!(
                     "it was too large for the log, which holds the beginning of its {bytes} bytes"
@@ -191,17 +194,14 @@ impl Letter {
     }
 
     async fn resolve(&self, log: &dyn Log, topic: &str, how: &str) -> Result<(), LetterError> {
-        let attributes = vec![
-            ("specversion".to_owned(), "1.0".to_owned()),
-            ("id".to_owned(), Uuid::now_v7().to_string()),
-            ("type".to_owned(), RESOLVED.to_owned()),
-            ("source".to_owned(), "/dead-letters".to_owned()),
-            ("subject".to_owned(), self.id.to_string()),
-            ("time".to_owned(), Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)),
-        ];
-        let data = serde_json::json!({ "how": how }).to_string();
-        let event =
-            Event { attributes, content_type: Some("application/json".to_owned()), data: Bytes::from(data) };
+        let builder = EventBuilderV10::new()
+            .id(Uuid::now_v7())
+            .ty(RESOLVED)
+            .source("/dead-letters")
+            .subject(self.id.to_string())
+            .time(Utc::now().trunc_subsecs(3))
+            .data("application/json", serde_json::json!({ "how": how }));
+        let event = Event::try_from(builder).map_err(|why| LetterError::Unsendable(why.to_string()))?;
         let LetterId { partition, offset } = self.id;
         let resolution = serde_json::json!(Resolution { partition, offset, how: how.to_owned() });
         let mut record = event.to_record();
@@ -277,24 +277,16 @@ impl Letters {
     }
 }
 
-/// The event of a record of the dead letters' topic; of one that is none, an event around it.
+/// The event of a record of the dead letters' topic, with the place of the record that died; of a record that is no
+/// event, an event around it.
 fn read(delivered: &Delivered, topic: &str) -> (Event, Content) {
-    let record = &delivered.record;
     let origin = Origin { namespace: "default", name: "dead-letter", topic };
-    let event =
-        catch_unwind(AssertUnwindSafe(|| Event::of_record(delivered, origin).map_err(|why| why.to_string())));
+    let event = catch_unwind(AssertUnwindSafe(|| {
+        Event::from_record(delivered, origin).map_err(|why| why.to_string())
+    }));
     match event.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
-        Ok(mut event) => {
-            // The place is the dead letter's own now; that of the record that died is still in the headers.
-            for name in ["knativekafkapartition", "knativekafkaoffset"] {
-                let origin = record.header(&format!("ce_{name}")).map(|value| value.to_vec());
-                if let Some(origin) = origin.and_then(|value| String::from_utf8(value).ok()) {
-                    event.set(name, origin);
-                }
-            }
-            (event, content(record))
-        }
-        Err(why) => (undeliverable::event(delivered, origin, &why), Content::Unreadable(why)),
+        Ok(event) => (event, content(&delivered.record)),
+        Err(why) => (Event::undeliverable(delivered, origin, &why), Content::Unreadable(why)),
     }
 }
 

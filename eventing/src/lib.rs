@@ -18,5 +18,4 @@ mod dispatcher;
 mod offsets;
 mod queue;
 mod reader;
-mod undeliverable;
 mod warning;

@@ -175,7 +175,7 @@ impl Forwarding {
 
     async fn ingest(&self, name: &str) -> User {
         let user = User { id: Uuid::new_v4(), name: name.to_owned() };
-        let record = event::to_record(&event::ingested(&user, &HeaderMap::new()), &user);
+        let record = event::to_record(&event::ingested(&user, &HeaderMap::new()).unwrap(), &user);
         self.log.append("user", vec![record]).await.unwrap();
         user
     }

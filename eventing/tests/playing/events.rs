@@ -5,10 +5,15 @@ use std::{
     time::Duration,
 };
 
-use backend_log::Start;
+use backend_log::{Delivered, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use eventing::{dead_letters::Letters, replay::replay, sink::SinkError};
+use eventing::{
+    dead_letters::Letters,
+    event::{Event, Origin},
+    replay::replay,
+    sink::SinkError,
+};
 use http::Response;
 use shared::record::Record;
 use tokio::time::Instant;
@@ -105,17 +110,39 @@ async fn a_record_that_cannot_be_sent_becomes_a_dead_letter_with_its_bytes() {
     let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
     assert_eq!((letter.function(), letter.code()), ("count", None));
     assert!(!letter.reason().is_empty());
-    let raw: serde_json::Value = serde_json::from_slice(&letter.event.data).unwrap();
-    assert_eq!((raw["partition"].as_i64(), raw["offset"].as_i64()), (Some(3), Some(0)));
+    assert!(letter.reason().contains("ce_other"), "{}", letter.reason());
+    let raw = letter.event.to_structured();
+    for (name, value) in [("knativekafkapartition", "3"), ("knativekafkaoffset", "0")] {
+        assert_eq!(raw[name], value, "{name}");
+    }
     assert_eq!(raw["data_base64"], BASE64_STANDARD.encode("{}"));
-    assert_eq!(raw["key_base64"], BASE64_STANDARD.encode("k"));
+    assert_eq!(raw["recordkey"], BASE64_STANDARD.encode("k"));
+    let headers: serde_json::Value = serde_json::from_str(raw["recordheaders"].as_str().unwrap()).unwrap();
     let other = serde_json::json!(["ce_other", BASE64_STANDARD.encode([0xff])]);
-    assert!(raw["headers"].as_array().unwrap().contains(&other), "{raw}");
+    assert!(headers.as_array().unwrap().contains(&other), "{raw}");
     let functions = ["count".to_owned()].into();
     let refused = letter.replay(&log, "user-dead-letter", &*count, &functions).await.unwrap_err();
     assert!(refused.to_string().contains("cannot be sent"), "{refused}");
     letter.discard(&log, "user-dead-letter").await.unwrap();
     assert!(Letters::read(&log, "user-dead-letter").await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_can_be_sent_by_now_is_sent_by_a_replay() {
+    let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
+    let delivered = Delivered { partition: 3, offset: 14, time_ms: 1, record: event("late", "k") };
+    let origin = Origin { namespace: "default", name: "log-to-count", topic: "user" };
+    let mut dead = Event::undeliverable(&delivered, origin, "an older version could not");
+    dead.set("knativeerrordest", "http://count.default.svc.cluster.local");
+    let mut record = dead.to_record();
+    record.headers.push(("lambda-architecture-undeliverable".into(), Bytes::new()));
+    log.0.put("user-dead-letter", record);
+    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    assert_eq!(letter.reason(), "an older version could not");
+    letter.replay(&log, "user-dead-letter", &*count, &["count".to_owned()].into()).await.unwrap();
+    assert_eq!((count.heard("ce-id"), count.heard("ce-type")), (vec!["late".into()], vec!["test".into()]));
+    assert_eq!(count.heard("ce-knativekafkaoffset"), ["14"]);
+    assert_eq!(count.heard("ce-recordheaders"), [""]);
 }
 
 /// More extensions than a header map holds, and than its insertion survives.
