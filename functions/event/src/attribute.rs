@@ -11,8 +11,8 @@ use crate::{
 
 /// Largest offset from UTC that Java's clients read, seconds.
 const MAX_OFFSET_S: i32 = 18 * 3600;
-/// `2018-04-05T03:56:24.123456789+00:00`: the longest time that all clients read.
-const MAX_TIME_LENGTH: usize = 35;
+/// Most digits of a fraction of a second that all clients read.
+const MAX_FRACTION_DIGITS: usize = 9;
 
 /// What a name of an attribute must be; `Err` names it.
 pub(crate) fn check_name(name: &str) -> Result<(), InvalidEvent> {
@@ -124,7 +124,9 @@ fn time(text: &str) -> Result<String, &'static str> {
     if !(1..=9999).contains(&utc.year()) {
         return Err("must lie in the years 0001 to 9999 in UTC");
     }
-    let is_common = time.offset().local_minus_utc().abs() <= MAX_OFFSET_S && upper.len() <= MAX_TIME_LENGTH;
+    let fraction = upper.split_once('.').map_or("", |(_, rest)| rest);
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    let is_common = time.offset().local_minus_utc().abs() <= MAX_OFFSET_S && digits <= MAX_FRACTION_DIGITS;
     Ok(if is_common { upper } else { utc.to_rfc3339_opts(SecondsFormat::AutoSi, true) })
 }
 
