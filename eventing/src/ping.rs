@@ -32,18 +32,18 @@ const STEP: TimeDelta = TimeDelta::seconds(2);
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// Runs a source until it is told to stop. A tick that is missed or fails is not made up for.
-pub async fn play(
+pub async fn run(
     metadata: Metadata,
     spec: PingSource,
     sink: Arc<dyn Sink>,
     health: Arc<TaskHealth>,
     stop: CancellationToken,
 ) {
-    play_by(Arc::new(Utc::now), metadata, spec, sink, health, stop).await;
+    run_by(Arc::new(Utc::now), metadata, spec, sink, health, stop).await;
 }
 
 /// The same by another clock.
-pub async fn play_by(
+pub async fn run_by(
     clock: Clock,
     metadata: Metadata,
     spec: PingSource,

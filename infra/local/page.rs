@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use eventing::arrows::{ArrowStatus, Playing};
+use eventing::event_sources::{RunningSources, SourceStatus};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use serde_json::json;
 use serving::{Serving, status::FunctionStatus};
@@ -27,17 +27,17 @@ const QUEUE: usize = 1_000;
 /// Shows what runs.
 pub(crate) struct StatusPage {
     serving: Arc<Serving>,
-    playing: Arc<Playing>,
+    sources: Arc<RunningSources>,
     folder: Arc<DataFolder>,
-    ask: mpsc::Sender<oneshot::Sender<Vec<ArrowStatus>>>,
+    ask: mpsc::Sender<oneshot::Sender<Vec<SourceStatus>>>,
     /// What was known last, without the lag.
-    last: Mutex<Vec<ArrowStatus>>,
+    last: Mutex<Vec<SourceStatus>>,
 }
 
 /// Everything that is shown.
 struct Status {
     functions: Vec<FunctionStatus>,
-    arrows: Vec<ArrowStatus>,
+    arrows: Vec<SourceStatus>,
     dead_letters: usize,
     tasks: Vec<TaskStatus>,
     problems: Vec<String>,
@@ -46,14 +46,14 @@ struct Status {
 impl StatusPage {
     /// Asks the log for the lag in a task of its own: a request that is given up opens and interrupts nothing, and
     /// however many wait, the log is asked once at a time.
-    pub(crate) fn new(serving: Arc<Serving>, playing: Arc<Playing>, folder: Arc<DataFolder>) -> Self {
+    pub(crate) fn new(serving: Arc<Serving>, sources: Arc<RunningSources>, folder: Arc<DataFolder>) -> Self {
         let (ask, asked) = mpsc::channel(QUEUE);
         let (asked, tasks, arrows) =
-            (Arc::new(AsyncMutex::new(asked)), serving.supervised(), playing.clone());
+            (Arc::new(AsyncMutex::new(asked)), serving.supervised(), sources.clone());
         tokio::spawn(async move {
             tasks.supervise("status", || answer_lag(asked.clone(), arrows.clone())).await;
         });
-        Self { serving, playing, folder, ask, last: Mutex::default() }
+        Self { serving, sources, folder, ask, last: Mutex::default() }
     }
 
     /// The page for people at `/`, and the same as JSON at `/status`.
@@ -61,8 +61,8 @@ impl StatusPage {
         let status = Status {
             arrows: self.arrows().await,
             functions: self.serving.status(),
-            dead_letters: self.playing.dead_letters(),
-            tasks: self.serving.supervised().status().into_iter().chain(self.playing.tasks()).collect(),
+            dead_letters: self.sources.dead_letters(),
+            tasks: self.serving.supervised().status().into_iter().chain(self.sources.tasks()).collect(),
             problems: self.folder.check().err().iter().map(ToString::to_string).collect(),
         };
         let (media_type, body) = match request.uri().path() {
@@ -85,7 +85,7 @@ impl StatusPage {
     }
 
     /// As of after the request came; without the lag where the log does not answer.
-    async fn arrows(&self) -> Vec<ArrowStatus> {
+    async fn arrows(&self) -> Vec<SourceStatus> {
         let (answer, answered) = oneshot::channel();
         let asked = self.ask.try_send(answer).is_ok();
         let fresh = match asked {
@@ -95,7 +95,7 @@ impl StatusPage {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match fresh {
             Some(arrows) => {
-                *last = arrows.iter().map(|arrow| ArrowStatus { lag: None, ..arrow.clone() }).collect();
+                *last = arrows.iter().map(|arrow| SourceStatus { lag: None, ..arrow.clone() }).collect();
                 arrows
             }
             None => last.clone(),
@@ -105,12 +105,12 @@ impl StatusPage {
 
 /// Answers all who asked before a look began with what it found. Ends when nobody can ask any more.
 async fn answer_lag(
-    asked: Arc<AsyncMutex<mpsc::Receiver<oneshot::Sender<Vec<ArrowStatus>>>>>,
-    playing: Arc<Playing>,
+    asked: Arc<AsyncMutex<mpsc::Receiver<oneshot::Sender<Vec<SourceStatus>>>>>,
+    sources: Arc<RunningSources>,
 ) {
     let (mut asked, mut asking) = (asked.lock().await, Vec::new());
     while asked.recv_many(&mut asking, QUEUE).await > 0 {
-        let arrows = playing.status().await;
+        let arrows = sources.status().await;
         for answer in asking.drain(..) {
             // A client may have hung up.
             let _ = answer.send(arrows.clone());

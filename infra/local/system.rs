@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use backend_log::Log;
 use bytes::Bytes;
 use eventing::{
-    arrows::{self, Arrows, Playing},
+    event_sources::{self, Resources, RunningSources},
     sink::{Sink, SinkError},
 };
 use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change};
@@ -62,7 +62,7 @@ pub(crate) struct Place {
 
 /// What manifests and configuration describe; nothing of it runs yet.
 pub(crate) struct System {
-    pub(crate) arrows: Arrows,
+    pub(crate) arrows: Resources,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) config: Config,
     folder: Arc<DataFolder>,
@@ -122,14 +122,14 @@ impl System {
         let background = self.background(&serving, letters, fatal);
         let sink: Arc<dyn Sink> = Arc::new(FunctionSink(serving.invoker()));
         let stop_arrows = CancellationToken::new();
-        let playing: Arc<Playing> =
-            Arc::new(arrows::play(&self.arrows, &self.log, &sink, news, &stop_arrows));
+        let sources: Arc<RunningSources> =
+            Arc::new(event_sources::run(&self.arrows, &self.log, &sink, news, &stop_arrows));
         print(&format!("listening on http://{}", listener.local_addr()?));
         print(&format!(
             "data in {}, status at /, analytics at /service-analytics/",
             self.folder.path().display()
         ));
-        let page = Arc::new(StatusPage::new(serving.clone(), playing.clone(), self.folder.clone()));
+        let page = Arc::new(StatusPage::new(serving.clone(), sources.clone(), self.folder.clone()));
         let status = move |request| {
             let page = page.clone();
             async move { page.answer(&request).await }
@@ -145,7 +145,7 @@ impl System {
         print("stopping");
         stop_arrows.cancel();
         // What a source did not commit is sent again after the next start.
-        if timeout(SOURCES_TIMEOUT, playing.ended()).await.is_err() {
+        if timeout(SOURCES_TIMEOUT, sources.ended()).await.is_err() {
             tracing::warn!("the event sources did not end in time");
         }
         serving.shutdown().await;

@@ -13,7 +13,7 @@ use std::{
 
 use backend_log::{Delivered, Log, Start};
 use bytes::Bytes;
-use eventing::arrows::Arrows;
+use eventing::event_sources::Resources;
 use forwarder::{Gateway, Settings, forward};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -163,7 +163,8 @@ impl Forwarding {
         std::fs::write(&seconds, SECONDS).unwrap();
         let texts = eventing::files::read(&[manifests(), vec![seconds]].concat()).unwrap();
         let texts: Vec<_> = texts.into_iter().map(|(file, text)| (file, edit(text))).collect();
-        let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str()))).unwrap();
+        let arrows =
+            Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str()))).unwrap();
         let log = backend_log::open(&settings.config.log_url).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());

@@ -56,7 +56,7 @@ impl Run {
         let batch = Function::new(self.answer, |_| status(200));
         let stop = CancellationToken::new();
         let health = Arc::default();
-        let running = ping::play_by(clock, source.metadata, source.spec, batch.clone(), health, stop.clone());
+        let running = ping::run_by(clock, source.metadata, source.spec, batch.clone(), health, stop.clone());
         let running = tokio::spawn(running);
         sleep(Duration::from_millis(31_500)).await;
         set.store(self.step.num_milliseconds(), SeqCst);
