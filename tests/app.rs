@@ -102,6 +102,18 @@ impl App {
         self.runtime.wait().unwrap().code()
     }
 
+    /// Waits for an end that nobody asked for; answers the exit code, or none when it still runs after `limit`.
+    pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if let Some(status) = self.runtime.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
+    }
+
     /// Runs the program with a subcommand on the same data and address.
     pub fn command(&self, args: &[&str]) -> Output {
         let listen = self.address.to_string();

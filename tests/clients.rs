@@ -78,7 +78,7 @@ async fn the_python_sdk_reads_what_is_written_here_in_all_modes() {
     };
     // Binary, as a source sends it to a function.
     let user = User { id: Uuid::new_v4(), name: "Zoë 日本 100 %".to_owned() };
-    let mut event = event::ingested(&user, &HeaderMap::new());
+    let mut event = event::ingested(&user, &HeaderMap::new()).unwrap();
     event.set("spoken", "Zoë \"日本\" 100 %".to_owned());
     let record = event::to_record(&event, &user);
     let delivered = Delivered { partition: 3, offset: 14, time_ms: 0, record };

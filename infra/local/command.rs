@@ -6,7 +6,7 @@ use anyhow::Context;
 use backend_log::Start;
 use chrono::DateTime;
 use clap::{Parser, Subcommand, ValueEnum};
-use eventing::dead_letters::LetterId;
+use eventing::dead_letters::DeadLetterId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Burst(Burst),
     /// Events that could not be delivered: list, show, replay or drop them
     #[command(subcommand)]
-    DeadLetters(DeadLetters),
+    DeadLetters(DeadLettersCommand),
     /// Send the log's users to a function once more, as after its views were lost
     Replay {
         /// Which function
@@ -53,7 +53,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Subcommand)]
-pub(crate) enum DeadLetters {
+pub(crate) enum DeadLettersCommand {
     /// One line each: name, function, status, time, user, reason
     List {
         /// As a batch of CloudEvents in JSON
@@ -63,7 +63,7 @@ pub(crate) enum DeadLetters {
     /// All of one
     Show {
         /// As `list` shows it
-        letter: LetterId,
+        letter: DeadLetterId,
         /// As a CloudEvent in JSON
         #[arg(long)]
         json: bool,
@@ -85,7 +85,7 @@ pub(crate) enum DeadLetters {
 #[group(required = true, multiple = false)]
 pub(crate) struct Which {
     /// As `list` shows them
-    pub(crate) letters: Vec<LetterId>,
+    pub(crate) letters: Vec<DeadLetterId>,
     /// All that there are
     #[arg(long)]
     pub(crate) all: bool,
@@ -98,7 +98,7 @@ pub(crate) enum Reader {
     Store,
 }
 
-impl DeadLetters {
+impl DeadLettersCommand {
     /// What the command writes to; `None` when it only reads.
     fn reach(&self) -> Option<Reach> {
         match self {

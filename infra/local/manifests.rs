@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use eventing::{arrows::Arrows, files, manifest::Service};
+use eventing::{event_sources::Resources, files, manifest::Service};
 use serde_json::Value;
 use serving::{FunctionSpec, LivenessProbe};
 
@@ -14,9 +14,9 @@ use serving::{FunctionSpec, LivenessProbe};
 const TIMEOUT_S: u32 = 300;
 
 /// Reads the manifests of these files and folders, or of the project's own folders when there are none.
-pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Arrows> {
+pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Resources> {
     let texts = if paths.is_empty() { files::read(&own_paths()) } else { files::read(paths) }?;
-    let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?;
+    let arrows = Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?;
     if arrows.services.is_empty() {
         bail!("no function is described here; run this from the project's folder or give --manifests");
     }
@@ -30,7 +30,7 @@ fn own_paths() -> Vec<PathBuf> {
 }
 
 /// The functions as they are to be run.
-pub(crate) fn specs(arrows: &Arrows) -> anyhow::Result<Vec<FunctionSpec>> {
+pub(crate) fn specs(arrows: &Resources) -> anyhow::Result<Vec<FunctionSpec>> {
     arrows.services.iter().map(spec).collect()
 }
 

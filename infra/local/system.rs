@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
+use anyhow::bail;
 use async_trait::async_trait;
 use backend_log::Log;
 use bytes::Bytes;
 use eventing::{
-    arrows::{self, Arrows, Playing},
+    event_sources::{self, Resources, RunningSources},
     sink::{Sink, SinkError},
 };
-use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change, supervise::supervise};
+use serving::{FunctionSpec, Invoker, Launch, Processes, Serving, status::Change};
 use shared::{
     config::{Config, ConfigError},
     telemetry,
@@ -30,7 +31,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    data_folder::DataFolder, environment, log_file::LogFile, manifests, page::StatusPage, stores::Stores,
+    data_folder::{DataFolder, FolderError},
+    environment,
+    log_file::LogFile,
+    manifests,
+    page::StatusPage,
+    stores::Stores,
     terminal::print,
 };
 
@@ -58,7 +64,7 @@ pub(crate) struct Place {
 
 /// What manifests and configuration describe; nothing of it runs yet.
 pub(crate) struct System {
-    pub(crate) arrows: Arrows,
+    pub(crate) arrows: Resources,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Stores,
     config: Arc<Config>,
@@ -110,50 +116,77 @@ impl System {
         let telemetry = telemetry::start("runtime", &self.config, move || log_file.clone())?;
         let serving = Arc::new(self.serve()?);
         let (news, letters) = mpsc::unbounded_channel();
-        let background = self.background(&serving, letters);
+        let (fatal, mut failed) = mpsc::channel(1);
+        let background = self.background(&serving, letters, fatal);
         let sink: Arc<dyn Sink> = Arc::new(FunctionSink(serving.invoker()));
         let stop_arrows = CancellationToken::new();
-        let playing: Arc<Playing> =
-            Arc::new(arrows::play(&self.arrows, &self.log, &sink, news, &stop_arrows));
+        let sources: Arc<RunningSources> =
+            Arc::new(event_sources::run(&self.arrows, &self.log, &sink, news, &stop_arrows));
         print(&format!("listening on http://{}", listener.local_addr()?));
         print(&format!(
             "data in {}, status at /, analytics at /service-analytics/",
             self.folder.path().display()
         ));
-        let page = Arc::new(StatusPage::new(serving.clone(), playing.clone(), self.folder.clone()));
+        let page = Arc::new(StatusPage::new(serving.clone(), sources.clone(), self.folder.clone()));
         let status = move |request| {
             let page = page.clone();
             async move { page.answer(&request).await }
+        };
+        let mut cause = None;
+        let stop = async {
+            tokio::select! {
+                () = stop => {}
+                Some(why) = failed.recv() => cause = Some(why),
+            }
         };
         serving.gateway(listener, status, stop).await;
         print("stopping");
         stop_arrows.cancel();
         // What a source did not commit is sent again after the next start.
-        if timeout(SOURCES_TIMEOUT, playing.ended()).await.is_err() {
+        if timeout(SOURCES_TIMEOUT, sources.ended()).await.is_err() {
             tracing::warn!("the event sources did not end in time");
         }
         serving.shutdown().await;
         telemetry.flush();
         drop(background);
-        Ok(())
+        match cause {
+            Some(why) => bail!(why),
+            None => Ok(()),
+        }
     }
 
     /// What goes on beside the requests: news for the terminal, and a look at the data folder.
-    fn background(&self, serving: &Serving, letters: mpsc::UnboundedReceiver<String>) -> JoinSet<()> {
+    fn background(
+        &self,
+        serving: &Serving,
+        letters: mpsc::UnboundedReceiver<String>,
+        fatal: mpsc::Sender<String>,
+    ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        let (health, news) = (serving.health(), Arc::new(Mutex::new((serving.changes(), letters))));
-        tasks.spawn(async move { supervise("terminal", &health, || print_news(news.clone())).await });
-        let (health, folder) = (serving.health(), self.folder.clone());
-        tasks.spawn(async move { supervise("data folder", &health, || watch_folder(folder.clone())).await });
+        let (supervised, news) = (serving.supervised(), Arc::new(Mutex::new((serving.changes(), letters))));
+        tasks.spawn(async move { supervised.supervise("terminal", || print_news(news.clone())).await });
+        let (supervised, folder) = (serving.supervised(), self.folder.clone());
+        tasks.spawn(async move {
+            supervised.supervise("data folder", || watch_folder(folder.clone(), fatal.clone())).await;
+        });
         tasks
     }
 }
 
-/// Says it once when the data folder is no longer what it was, and when it is again.
-async fn watch_folder(folder: Arc<DataFolder>) {
+/// Says it once when the data folder is no longer what it was, and when it is again. When another runtime has it, this
+/// one must end: both would send every event.
+async fn watch_folder(folder: Arc<DataFolder>, fatal: mpsc::Sender<String>) {
     let mut problem = None;
     loop {
-        let now = folder.check().err();
+        let now = match folder.check() {
+            Ok(()) => None,
+            Err(taken @ FolderError::Taken(_)) => {
+                // The receiver lives as long as this task does.
+                let _ = fatal.send(taken.to_string()).await;
+                return;
+            }
+            Err(gone) => Some(gone.to_string()),
+        };
         if now != problem {
             let line = now.as_deref().unwrap_or("the data folder is back");
             tracing::error!(problem = line, "the data folder changed");

@@ -79,7 +79,7 @@ async fn user(appends: Appends, request: Request) -> Result<Response, Error> {
         );
     }
     let user = User::from_json(&request.body)?;
-    let record = event::to_record(&event::ingested(&user, &request.headers), &user);
+    let record = event::to_record(&event::ingested(&user, &request.headers)?, &user);
     submit(&appends, vec![record]).await?;
     Ok(json(StatusCode::CREATED, &user))
 }

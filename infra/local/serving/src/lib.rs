@@ -16,7 +16,6 @@ mod pool;
 mod process;
 mod replica;
 pub mod status;
-pub mod supervise;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
+use shared::supervise::TaskRegistry;
 use tokio::{net::TcpListener, sync::broadcast, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -34,7 +34,6 @@ use crate::{
     autoscaler::{AnnotationError, Settings},
     function::{Context, Function},
     status::{Change, FunctionStatus},
-    supervise::{TaskHealth, supervise},
 };
 pub use crate::{
     invoker::Invoker,
@@ -110,7 +109,7 @@ impl Serving {
         let (functions, context) = (serving.functions.clone(), serving.context.clone());
         serving.context.tasks.spawn(async move {
             tokio::select! {
-                () = supervise("autoscaler", &context.health, || clock(&functions)) => {}
+                () = context.supervised.supervise("autoscaler", || clock(functions.clone())) => {}
                 () = context.stop.cancelled() => {}
             }
         });
@@ -123,7 +122,7 @@ impl Serving {
             launcher: Arc::new(launcher),
             changes: broadcast::Sender::new(256),
             tasks: TaskTracker::new(),
-            health: TaskHealth::default(),
+            supervised: TaskRegistry::default(),
             stop: CancellationToken::new(),
         };
         // All manifests are read before anything starts.
@@ -165,10 +164,10 @@ impl Serving {
         self.context.changes.subscribe()
     }
 
-    /// Panics of the tasks behind the functions; others may add theirs.
+    /// The supervised tasks behind the functions; others may register theirs.
     #[must_use]
-    pub fn health(&self) -> TaskHealth {
-        self.context.health.clone()
+    pub fn supervised(&self) -> TaskRegistry {
+        self.context.supervised.clone()
     }
 
     /// Ends every replica, each once it has answered its requests; afterwards none is left.
@@ -180,7 +179,7 @@ impl Serving {
     }
 }
 
-async fn clock(functions: &BTreeMap<String, Arc<Function>>) {
+async fn clock(functions: Arc<BTreeMap<String, Arc<Function>>>) {
     let mut interval = tokio::time::interval(SAMPLE);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut decide = false;
