@@ -1,16 +1,27 @@
 #!/usr/bin/env bash
-# check.sh: all that can be proven of the deployments without a cluster. Prints what it checked; a tool that cannot be
-# had is said and is no failure; any fault is. Also tries broken copies, each of which must be noticed.
+# check.sh: all that can be proven of the deployments without a cluster. Any fault is a failure. Also tries broken copies,
+# each of which must be noticed. Ends with a table of what ran, and of what did not and why; with CI=true a missing tool
+# that a package registry has is a failure.
+#
+#   SCHEMAS  the folder of published schemas (../shared/schemas): json/{group}/{kind}_{version}.json, cloudevents/features
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=infra/checks/tools.sh
 . infra/checks/tools.sh
 out="$PWD/target/check"
-schemas=../shared/schemas/json
+schemas="${SCHEMAS:-../shared/schemas}/json"
 [ -d "$schemas" ] || schemas=-
 passed=0 failed=0
 
-good() { printf 'ok      %s\n' "$*" && passed=$((passed + 1)); }
+# Whoever runs this as a part of more prints the table.
+report=
+if [ -z "${CHECK_REPORT:-}" ]; then
+  report=$(mktemp)
+  export CHECK_REPORT="$report"
+  trap 'rm -f "$report"' EXIT
+fi
+
+good() { printf 'ok      %s\n' "$*" && ran "deployments, ${1%%: *}" && passed=$((passed + 1)); }
 bad() { printf 'FAILED  %s\n' "$*" && failed=$((failed + 1)); }
 
 # check NAME COMMAND…: runs it, and shows what it said when it failed or left something out. In there `set -e` does
@@ -102,7 +113,7 @@ all_broken() {
     if [ "$schemas" = - ] && [ "$(wc -l <"$case/expect")" = 3 ]; then left=$((left + 1)) && continue; fi
     if broken "${case%/}"; then count=$((count + 1)); else unnoticed=$((unnoticed + 1)); fi
   done
-  [ "$left" = 0 ] || missing "$left broken copies that only a schema can tell"
+  [ "$left" = 0 ] || missing schemas "$left broken copies that only a schema can tell"
   echo "$count broken copies were refused, each for its reason"
   [ "$unnoticed" = 0 ]
 }
@@ -124,7 +135,7 @@ broken_openfaas() {
 # What systemd says of the forwarder's unit, where it is at hand.
 unit() {
   python infra/checks/stack.py infra/openfaas/lambda-forwarder.service || return 1
-  if ! command -v systemd-analyze >/dev/null; then missing "there is no systemd-analyze" && return; fi
+  if ! command -v systemd-analyze >/dev/null; then missing debian "there is no systemd-analyze" && return; fi
   local copy="$out/lambda-forwarder.service"
   # The program is not here; all else is as it is there.
   sed 's#^ExecStart=.*#ExecStart=/bin/true#' infra/openfaas/lambda-forwarder.service >"$copy"
@@ -154,7 +165,6 @@ skeleton() {
 dockerfiles() {
   local files
   mapfile -t files < <(git ls-files '*Dockerfile*')
-  if [ "${#files[@]}" = 0 ]; then missing "there is no Dockerfile" && return; fi
   hadolint "${files[@]}" || return 1
   echo "hadolint finds nothing in ${files[*]}"
 }
@@ -179,16 +189,21 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   check "broken copies of OpenFaaS" broken_openfaas
   check "scripts" scripts
   check "dockerfiles" dockerfiles
-  if command -v actionlint >/dev/null; then check "workflows" workflows; fi
+  if command -v actionlint >/dev/null; then check "workflows" workflows; else missing go "the workflows need actionlint"; fi
   check "archives" python infra/checks/archive.py infra/images/archive.sh
-  if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; fi
+  if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; else missing go "kn"; fi
   # The fake leaves to the real kubectl what needs no cluster.
   if command -v kubectl >/dev/null; then
     check "deploy.sh knative" python infra/checks/deploying.py
-    if command -v faas-cli >/dev/null; then check "deploy.sh openfaas" python infra/checks/deploying_openfaas.py; fi
-  else missing "deploy.sh's tests need kubectl"; fi
+    if command -v faas-cli >/dev/null; then check "deploy.sh openfaas" python infra/checks/deploying_openfaas.py
+    else missing go "the tests of deploy.sh openfaas need faas-cli"; fi
+  else missing kubectl "the tests of deploy.sh need kubectl"; fi
+else
+  missing python "schemas, names, broken copies, linters and the tests of deploy.sh need the Python tools"
 fi
+check "report" python infra/checks/reporting.py
 check "skeleton" skeleton
 check "laptop" laptop
+[ -z "$report" ] || print_report || failed=$((failed + 1))
 printf '%s passed, %s failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

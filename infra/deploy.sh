@@ -106,8 +106,8 @@ knative_up() {
   routes
   step "wait for functions and arrows"
   wait_knative
-  prune lambda ksvc '.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name' \
-    revision '.items[*].spec.containers[*].envFrom[*].configMapRef.name'
+  prune lambda ksvc '.items[*].spec.template.spec.containers[*].env[*].valueFrom.configMapKeyRef.name' \
+    revision '.items[*].spec.containers[*].env[*].valueFrom.configMapKeyRef.name'
   step "smoke test"
   smoke_knative
 }

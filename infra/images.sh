@@ -11,6 +11,8 @@ tag="${TAG:-latest}"
 [ -z "${PLATFORM:-}" ] || TARGETARCH="${PLATFORM#linux/}"
 # shellcheck source=infra/images/target.sh
 . infra/images/target.sh
+# shellcheck source=infra/checks/report.sh
+. infra/checks/report.sh
 folder="$PWD/target/images${PLATFORM:+/$TARGETARCH}"
 VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)"
 REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
@@ -110,7 +112,9 @@ check() {
   # A process of its own, since nothing here would end at its first failure.
   ENGINE=archive infra/images.sh build || status=$?
   if [ "$status" = 69 ]; then
-    echo "not run: the images' binaries cannot be built here"
+    missing debian "the images' binaries cannot be built here"
+    # Debian has what is missing.
+    [ "${CI:-}" != true ] || exit 1
     return
   fi
   [ "$status" = 0 ] || exit "$status"

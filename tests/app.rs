@@ -26,7 +26,7 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 /// What a system is started with besides its manifests.
 #[derive(Default)]
 pub struct Options {
-    /// Environment variables, which the functions inherit.
+    /// Environment variables of the runtime.
     pub variables: Vec<(&'static str, String)>,
     /// Most open files of each process.
     pub open_files: Option<u32>,
@@ -100,6 +100,18 @@ impl App {
     pub fn stop(&mut self) -> Option<i32> {
         signal(self.pid(), Signal::TERM);
         self.runtime.wait().unwrap().code()
+    }
+
+    /// Waits for an end that nobody asked for; answers the exit code, or none when it still runs after `limit`.
+    pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if let Some(status) = self.runtime.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
     }
 
     /// Runs the program with a subcommand on the same data and address.
@@ -194,6 +206,17 @@ impl App {
         let replicas =
             status["functions"].as_array().unwrap().iter().flat_map(|f| f["replicas"].as_array().unwrap());
         replicas.filter_map(|r| r["pid"].as_u64()).map(|pid| u32::try_from(pid).unwrap()).collect()
+    }
+
+    /// Each function that runs, with the process id of a replica.
+    pub async fn functions_with_pids(&mut self) -> Vec<(String, u32)> {
+        let status = self.get("/status").await;
+        let functions = status["functions"].as_array().unwrap().iter();
+        let replicas = functions.flat_map(|function| {
+            let replicas = function["replicas"].as_array().unwrap().iter();
+            replicas.map(|replica| (function["name"].as_str().unwrap().to_owned(), replica["pid"].as_u64()))
+        });
+        replicas.filter_map(|(name, pid)| Some((name, u32::try_from(pid?).unwrap()))).collect()
     }
 
     /// Waits until all that was ingested is processed by both layers, tick included.

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use shared::{event, user::User};
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::{
+    app::App,
+    not_run::{Lacks, not_run},
+};
 
 /// A virtual environment with the SDK under `target/`, or why there is none. Made once, whoever runs at the same time.
 fn python() -> Result<PathBuf, String> {
@@ -55,7 +58,9 @@ fn run(python: &Path, what: &str, input: &str) -> Value {
 async fn functions_take_what_the_python_sdk_sends_in_all_modes() {
     let python = match python() {
         Ok(python) => python,
-        Err(why) => return eprintln!("not run, there is no Python SDK of CloudEvents here: {why}"),
+        Err(why) => {
+            return not_run(Lacks::Python, &format!("there is no Python SDK of CloudEvents here: {why}"));
+        }
     };
     let mut app = App::start().await;
     let sent = run(&python, "send", &format!("http://{}", app.address));
@@ -67,11 +72,13 @@ async fn functions_take_what_the_python_sdk_sends_in_all_modes() {
 async fn the_python_sdk_reads_what_is_written_here_in_all_modes() {
     let python = match python() {
         Ok(python) => python,
-        Err(why) => return eprintln!("not run, there is no Python SDK of CloudEvents here: {why}"),
+        Err(why) => {
+            return not_run(Lacks::Python, &format!("there is no Python SDK of CloudEvents here: {why}"));
+        }
     };
     // Binary, as a source sends it to a function.
     let user = User { id: Uuid::new_v4(), name: "Zoë 日本 100 %".to_owned() };
-    let mut event = event::ingested(&user, &HeaderMap::new());
+    let mut event = event::ingested(&user, &HeaderMap::new()).unwrap();
     event.set("spoken", "Zoë \"日本\" 100 %".to_owned());
     let record = event::to_record(&event, &user);
     let delivered = Delivered { partition: 3, offset: 14, time_ms: 0, record };

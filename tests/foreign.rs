@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
+    not_run::{Lacks, not_run},
     place::{Place, Services},
 };
 
@@ -28,7 +29,9 @@ fn kcat(services: &Services, args: &[&str], input: &str) -> String {
 #[tokio::test]
 async fn what_kcat_produces_counts_as_what_ingest_does() {
     let mut app = App::start().await;
-    let Place::Services(services) = &app.place else { return eprintln!("not run: there is no Kafka here") };
+    let Place::Services(services) = &app.place else {
+        return not_run(Lacks::Services, "there is no Kafka here");
+    };
     let user = |name: &str| json!({ "id": Uuid::new_v4(), "name": name }).to_string();
     // A plain value without key or headers, as in the days before CloudEvents.
     kcat(services, &["-P"], &user("plain"));
@@ -54,7 +57,9 @@ async fn kcat_reads_what_ingest_wrote_as_a_cloud_event() {
     let mut app = App::start().await;
     let id = Uuid::new_v4();
     app.post_user(id, "Zoë 日本").await;
-    let Place::Services(services) = &app.place else { return eprintln!("not run: there is no Kafka here") };
+    let Place::Services(services) = &app.place else {
+        return not_run(Lacks::Services, "there is no Kafka here");
+    };
     let read = kcat(services, &["-C", "-e", "-q", "-f", "%k\t%h\t%s\n"], "");
     let [key, headers, value] = read.trim_end().split('\t').collect::<Vec<_>>().try_into().unwrap();
     assert_eq!(key, id.to_string());

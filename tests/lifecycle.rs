@@ -1,5 +1,7 @@
 //! What starts, stops and is left over.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use serde_json::json;
 use uuid::Uuid;
@@ -48,6 +50,16 @@ async fn a_killed_function_is_started_again_when_needed() {
     }
     app.settle().await;
     assert_eq!(app.user_count().await, 5);
+}
+
+#[tokio::test]
+async fn a_runtime_whose_data_another_one_took_ends_with_a_failure() {
+    let mut app = App::start().await;
+    let [lock, other] = ["runtime.lock", "other.lock"].map(|name| app.data.path().join(name));
+    let taken = std::fs::File::create(&other).unwrap();
+    taken.try_lock().unwrap();
+    std::fs::rename(&other, &lock).unwrap();
+    assert_eq!(app.exit_code(Duration::from_secs(60)).await, Some(1));
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod app;
 mod arrows;
 /// From zero to many replicas and back.
 mod autoscaling;
+/// Disks that fail to write or to sync.
+mod bad_disk;
 /// Requests that are wrong, and clients that misbehave.
 mod bad_input;
 /// CloudEvents' own SDK of another language sends and receives.
@@ -31,6 +33,8 @@ mod hung_replica;
 mod lifecycle;
 /// Clients that do not give up.
 mod load;
+/// What a test says that cannot run here.
+mod not_run;
 /// Metrics and traces.
 mod observed;
 /// The real services are killed, stopped and away.
@@ -39,6 +43,8 @@ mod outages;
 mod outsiders;
 /// Where a system under test keeps its data.
 mod place;
+/// Each function reads its own keys and no others.
+mod privilege;
 /// Readiness as queue-proxy asks for it.
 mod probes;
 /// A network that is slow or cut.

@@ -17,6 +17,7 @@ use crate::{
     faulty_stores::{event, send_within, users, wait_in_transaction},
     function::{Function, ask_until_ready},
     load::Load,
+    not_run::{Lacks, not_run},
     place::{Place, Services},
     violence::agree,
     wire,
@@ -58,7 +59,9 @@ fn two_replicas(path: &str, manifest: String) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_that_are_killed_or_stopped_lose_nothing_and_count_nothing_twice() {
     let place = Place::new();
-    let Place::Services(names) = &place else { return eprintln!("not run: there are no services here") };
+    let Place::Services(names) = &place else {
+        return not_run(Lacks::Services, "there are no services here");
+    };
     let names = names.clone();
     // Two runtimes share the consumer groups, with two processes of `count` and `store` each.
     let mut first = App::start_with(place, two_replicas).await;
@@ -118,7 +121,7 @@ async fn in_topic(services: &Services) -> BTreeSet<Uuid> {
 async fn what_starts_before_the_services_works_once_they_are_there() {
     let place = Place::new();
     if matches!(place, Place::Embedded) {
-        return eprintln!("not run: there are no services here");
+        return not_run(Lacks::Services, "there are no services here");
     }
     SERVICES.iter().for_each(|name| service("down", name));
     let mut app = App::start_with(place, |_, manifest| manifest).await;
@@ -162,7 +165,9 @@ async fn what_starts_before_the_services_works_once_they_are_there() {
 #[tokio::test]
 async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
     let place = Place::new();
-    let Place::Services(names) = &place else { return eprintln!("not run: there are no services here") };
+    let Place::Services(names) = &place else {
+        return not_run(Lacks::Services, "there are no services here");
+    };
     let folder = tempfile::tempdir().unwrap();
     let function = Function::start("store", folder.path(), &[("MASTER_URL", names.master_url())]);
     ask_until_ready(function.address, "/readyz").await;

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     function::{Function, ask_until_ready, probe_until_ready},
+    not_run::{Lacks, not_run},
     place::{Place, Services},
     proxy::{Proxy, master_url_at, mysql_server},
     wire,
@@ -77,7 +78,7 @@ fn urls(services: &Services, mysql: &Proxy, cassandra: &Proxy) -> [(&'static str
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_replicas_get_ready_on_empty_servers_far_away() {
     if matches!(Place::new(), Place::Embedded) {
-        return eprintln!("not run: there are no services here");
+        return not_run(Lacks::Services, "there are no services here");
     }
     for delay in [20, 100].map(Duration::from_millis) {
         let (alone, together) = (Place::new(), Place::new());

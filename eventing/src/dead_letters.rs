@@ -7,10 +7,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use ::event::{EventBuilder, EventBuilderV10};
 use backend_log::{Delivered, Log, LogError, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use chrono::{SecondsFormat, Utc};
+use chrono::{SubsecRound, Utc};
 use http::Request;
 use serde::{Deserialize, Serialize};
 use shared::{record::Record, supervise::panic_message};
@@ -19,9 +20,8 @@ use uuid::Uuid;
 use crate::{
     control::{RESOLUTION, TRUNCATED, UNDELIVERABLE},
     delivery::{Delivery, Failure, deliver},
-    event::{Event, Origin, Undecodable},
+    event::{Event, Origin, RawRecord, Undecodable},
     sink::{Limited, Sink},
-    undeliverable,
 };
 
 /// Type of the event that says that a dead letter was taken care of. It only tells people what they see.
@@ -33,20 +33,20 @@ const PAGE: usize = 1_000;
 
 /// A letter's name: where it lies in its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LetterId {
+pub struct DeadLetterId {
     /// Partition of the dead letter's topic.
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
 }
 
-impl std::fmt::Display for LetterId {
+impl std::fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.partition, self.offset)
     }
 }
 
-impl std::str::FromStr for LetterId {
+impl std::str::FromStr for DeadLetterId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -61,9 +61,9 @@ impl std::str::FromStr for LetterId {
 
 /// An event that never arrived.
 #[derive(Debug, Clone)]
-pub struct Letter {
+pub struct DeadLetter {
     /// Its name.
-    pub id: LetterId,
+    pub id: DeadLetterId,
     /// When it came here, milliseconds since 1970 UTC.
     pub time_ms: i64,
     /// The event with the extensions that say why.
@@ -97,7 +97,7 @@ struct Resolution {
 
 /// Why a letter could not be resolved.
 #[derive(Debug, thiserror::Error)]
-pub enum LetterError {
+pub enum DeadLetterError {
     /// The function did not take it.
     #[error("{}", .0.why)]
     Failed(Box<Failure>),
@@ -115,7 +115,7 @@ pub enum LetterError {
     Log(#[from] LogError),
 }
 
-impl Letter {
+impl DeadLetter {
     /// The function that it was for: `http://NAME.NAMESPACE…` in a cluster, `…/function/NAME` behind a gateway. Empty
     /// when it names none.
     #[must_use]
@@ -156,55 +156,55 @@ impl Letter {
         topic: &str,
         sink: &dyn Sink,
         functions: &BTreeSet<String>,
-    ) -> Result<(), LetterError> {
+    ) -> Result<(), DeadLetterError> {
         let function = self.function();
         if !functions.contains(function) {
-            return Err(LetterError::UnknownFunction(function.to_owned()));
+            return Err(DeadLetterError::UnknownFunction(function.to_owned()));
         }
         let request = catch_unwind(AssertUnwindSafe(|| self.request()))
-            .unwrap_or_else(|panic| Err(LetterError::Unsendable(panic_message(&*panic))))?;
+            .unwrap_or_else(|panic| Err(DeadLetterError::Unsendable(panic_message(&*panic))))?;
         // Whoever repairs is there to try again; a few tries bridge a restart.
         let delivery = Delivery { retry: 3, ..Delivery::KAFKA_SOURCE };
         deliver(&Limited(sink), function, request, &delivery, |_| {})
             .await
-            .map_err(|failure| LetterError::Failed(Box::new(failure)))?;
+            .map_err(|failure| DeadLetterError::Failed(Box::new(failure)))?;
         self.resolve(log, topic, "replayed").await
     }
 
     /// The request as its source would send it.
-    fn request(&self) -> Result<Request<Bytes>, LetterError> {
+    fn request(&self) -> Result<Request<Bytes>, DeadLetterError> {
         let mut event = match &self.content {
             Content::Event => self.event.clone(),
-            Content::RawRecord => undeliverable::retry(&self.event).map_err(LetterError::Unsendable)?,
+            Content::RawRecord => {
+                let raw = RawRecord::from_event(&self.event).map_err(DeadLetterError::Unsendable)?;
+                Event::of_record(&raw.delivered, raw.origin())?
+            }
             Content::Truncated(bytes) => {
-                return Err(LetterError::Unsendable(format!(
+                return Err(DeadLetterError::Unsendable(format!(
                     "it was too large for the log, which holds the beginning of its {bytes} bytes"
                 )));
             }
-            Content::Unreadable(why) => return Err(LetterError::Unsendable(why.clone())),
+            Content::Unreadable(why) => return Err(DeadLetterError::Unsendable(why.clone())),
         };
         event.attributes.retain(|(name, _)| !ERROR_ATTRIBUTES.contains(&name.as_str()));
         Ok(event.to_request("default")?)
     }
 
     /// Remembers that it was dropped.
-    pub async fn discard(&self, log: &dyn Log, topic: &str) -> Result<(), LetterError> {
+    pub async fn discard(&self, log: &dyn Log, topic: &str) -> Result<(), DeadLetterError> {
         self.resolve(log, topic, "dropped").await
     }
 
-    async fn resolve(&self, log: &dyn Log, topic: &str, how: &str) -> Result<(), LetterError> {
-        let attributes = vec![
-            ("specversion".to_owned(), "1.0".to_owned()),
-            ("id".to_owned(), Uuid::now_v7().to_string()),
-            ("type".to_owned(), RESOLVED.to_owned()),
-            ("source".to_owned(), "/dead-letters".to_owned()),
-            ("subject".to_owned(), self.id.to_string()),
-            ("time".to_owned(), Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)),
-        ];
-        let data = serde_json::json!({ "how": how }).to_string();
-        let event =
-            Event { attributes, content_type: Some("application/json".to_owned()), data: Bytes::from(data) };
-        let LetterId { partition, offset } = self.id;
+    async fn resolve(&self, log: &dyn Log, topic: &str, how: &str) -> Result<(), DeadLetterError> {
+        let builder = EventBuilderV10::new()
+            .id(Uuid::now_v7())
+            .ty(RESOLVED)
+            .source("/dead-letters")
+            .subject(self.id.to_string())
+            .time(Utc::now().trunc_subsecs(3))
+            .data("application/json", serde_json::json!({ "how": how }));
+        let event = Event::try_from(builder).map_err(|why| DeadLetterError::Unsendable(why.to_string()))?;
+        let DeadLetterId { partition, offset } = self.id;
         let resolution = serde_json::json!(Resolution { partition, offset, how: how.to_owned() });
         let mut record = event.to_record();
         record.headers.push((RESOLUTION.to_owned(), Bytes::from(resolution.to_string())));
@@ -216,15 +216,15 @@ impl Letter {
 
 /// The letters of a topic that nobody took care of yet.
 #[derive(Debug, Default)]
-pub struct Letters {
-    open: BTreeMap<LetterId, Letter>,
+pub struct DeadLetters {
+    open: BTreeMap<DeadLetterId, DeadLetter>,
     /// Resolutions that were read before their letters, which lie in another partition.
-    early: BTreeSet<LetterId>,
+    early: BTreeSet<DeadLetterId>,
 }
 
-impl Letters {
+impl DeadLetters {
     /// All letters as of now, oldest first.
-    pub async fn read(log: &dyn Log, topic: &str) -> Result<Vec<Letter>, LogError> {
+    pub async fn read(log: &dyn Log, topic: &str) -> Result<Vec<DeadLetter>, LogError> {
         log.create(topic).await?;
         let mut consumer = log.consume(topic, None, Start::Earliest).await?;
         let mut letters = Self::default();
@@ -255,13 +255,13 @@ impl Letters {
     }
 
     /// Takes in the next record of the topic; answers the letter that it is.
-    pub fn take(&mut self, delivered: &Delivered, topic: &str) -> Option<&Letter> {
+    pub fn take(&mut self, delivered: &Delivered, topic: &str) -> Option<&DeadLetter> {
         let Delivered { partition, offset, time_ms, record } = delivered;
-        let id = LetterId { partition: *partition, offset: *offset };
+        let id = DeadLetterId { partition: *partition, offset: *offset };
         if let Some(resolution) = record.header(RESOLUTION) {
             match serde_json::from_slice(resolution) {
                 Ok(Resolution { partition, offset, .. }) => {
-                    let resolved = LetterId { partition, offset };
+                    let resolved = DeadLetterId { partition, offset };
                     if self.open.remove(&resolved).is_none() {
                         self.early.insert(resolved);
                     }
@@ -274,29 +274,21 @@ impl Letters {
             return None;
         }
         let (event, content) = read(delivered, topic);
-        let letter = Letter { id, time_ms: *time_ms, event, key: record.key.clone(), content };
+        let letter = DeadLetter { id, time_ms: *time_ms, event, key: record.key.clone(), content };
         Some(self.open.entry(id).or_insert(letter))
     }
 }
 
-/// The event of a record of the dead letters' topic; of one that is none, an event around it.
+/// The event of a record of the dead letters' topic, with the place of the record that died; of a record that is no
+/// event, an event around it.
 fn read(delivered: &Delivered, topic: &str) -> (Event, Content) {
-    let record = &delivered.record;
     let origin = Origin { namespace: "default", name: "dead-letter", topic };
-    let event =
-        catch_unwind(AssertUnwindSafe(|| Event::of_record(delivered, origin).map_err(|why| why.to_string())));
+    let event = catch_unwind(AssertUnwindSafe(|| {
+        Event::from_record(delivered, origin).map_err(|why| why.to_string())
+    }));
     match event.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
-        Ok(mut event) => {
-            // The place is the dead letter's own now; that of the record that died is still in the headers.
-            for name in ["knativekafkapartition", "knativekafkaoffset"] {
-                let origin = record.header(&format!("ce_{name}")).map(|value| value.to_vec());
-                if let Some(origin) = origin.and_then(|value| String::from_utf8(value).ok()) {
-                    event.set(name, origin);
-                }
-            }
-            (event, content(record))
-        }
-        Err(why) => (undeliverable::event(delivered, origin, &why), Content::Unreadable(why)),
+        Ok(event) => (event, content(&delivered.record)),
+        Err(why) => (Event::undeliverable(delivered, origin, &why), Content::Unreadable(why)),
     }
 }
 

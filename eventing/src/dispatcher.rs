@@ -28,7 +28,6 @@ use crate::{
     reader::Revocation,
     sink::Sink,
     source::{Progress, RETRY_BACKOFF, Source, lock},
-    undeliverable,
     warning::Warning,
 };
 
@@ -184,7 +183,7 @@ impl Dispatcher {
         let Self { source, progress, .. } = self;
         let made =
             source.event(delivered).and_then(|event| Ok((event.to_request(&source.namespace)?, event)));
-        let (request, mut event) = match made {
+        let (request, event) = match made {
             Ok(made) => made,
             Err(why) => {
                 let Delivered { partition, offset, .. } = delivered;
@@ -212,8 +211,6 @@ impl Dispatcher {
             Err(failure) => {
                 let (function, why) = (&source.function, &failure.why);
                 tracing::warn!(source = source.name, function, why, "an event goes to the dead letters");
-                // What the event itself says of failures is not this one's.
-                event.attributes.retain(|(name, _)| !name.starts_with("knativeerror"));
                 let destination = self.sink.destination(function, &source.namespace);
                 Err(event.dead(&destination, &failure).to_record())
             }
@@ -223,7 +220,7 @@ impl Dispatcher {
     /// The dead letter of a record that cannot be sent.
     fn undeliverable(&self, delivered: &Delivered, why: &str) -> Record {
         let Source { function, namespace, .. } = &self.source;
-        let mut event: Event = undeliverable::event(delivered, self.source.origin(), why);
+        let mut event: Event = Event::undeliverable(delivered, self.source.origin(), why);
         event.set("knativeerrordest", self.sink.destination(function, namespace));
         let mut record = event.to_record();
         record.headers.push((UNDELIVERABLE.to_owned(), Bytes::new()));

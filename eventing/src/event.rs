@@ -1,7 +1,7 @@
 //! The events that sources send; see the crate `event`.
 
 use event::{Answer, Undelivered};
-pub use event::{Event, Origin, Undecodable};
+pub use event::{Event, Origin, RawRecord, Undecodable};
 
 use crate::delivery::Failure;
 

@@ -1,10 +1,10 @@
 //! Runs the event sources of `eventing/*.yaml` where Knative's own are absent: as a KafkaSource, a KafkaSink and a
 //! PingSource do it, each fact of theirs with its source where it is used. Knows the log; not how functions run.
 
-pub mod arrows;
 pub mod dead_letters;
 pub mod delivery;
 pub mod event;
+pub mod event_sources;
 pub mod files;
 pub mod manifest;
 pub mod ping;
@@ -18,5 +18,4 @@ mod dispatcher;
 mod offsets;
 mod queue;
 mod reader;
-mod undeliverable;
 mod warning;

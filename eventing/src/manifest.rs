@@ -1,5 +1,5 @@
 //! The manifests, read strictly: what is not known here is an error with file and line, since a field that is
-//! silently not played would behave one way on a laptop and another in a cluster. What is a cluster's alone, by its
+//! silently ignored would behave one way on a laptop and another in a cluster. What is a cluster's alone, by its
 //! kind, is left out with purpose.
 
 mod schedule;
@@ -148,7 +148,7 @@ pub enum Ordering {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Destination {
-    /// A resource; a bare `uri` is not played here.
+    /// A resource; a bare `uri` is not run here.
     #[serde(rename = "ref")]
     pub reference: Reference,
 }
@@ -280,7 +280,7 @@ pub struct KafkaSink {
     pub num_partitions: Option<u32>,
     /// Of a topic that is to be created in a cluster.
     pub replication_factor: Option<u32>,
-    /// How events become records; only `binary` is played here.
+    /// How events become records; only `binary` is supported.
     #[serde(default)]
     pub content_mode: ContentMode,
     /// How to reach the brokers in a cluster.
@@ -296,7 +296,7 @@ pub enum ContentMode {
     Binary,
 }
 
-/// Reads all resources of a file that are played here; it may hold several between `---`.
+/// Reads all resources of a file that are run here; it may hold several between `---`.
 pub fn read(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
     for document in documents(text) {

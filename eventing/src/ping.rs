@@ -2,9 +2,10 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use ::event::{EventBuilder, EventBuilderV10, InvalidEvent};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use futures_util::FutureExt;
 use jiff::tz::TimeZone;
 use shared::supervise::{TaskHealth, panic_message, supervise};
@@ -31,18 +32,18 @@ const STEP: TimeDelta = TimeDelta::seconds(2);
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// Runs a source until it is told to stop. A tick that is missed or fails is not made up for.
-pub async fn play(
+pub async fn run(
     metadata: Metadata,
     spec: PingSource,
     sink: Arc<dyn Sink>,
     health: Arc<TaskHealth>,
     stop: CancellationToken,
 ) {
-    play_by(Arc::new(Utc::now), metadata, spec, sink, health, stop).await;
+    run_by(Arc::new(Utc::now), metadata, spec, sink, health, stop).await;
 }
 
 /// The same by another clock.
-pub async fn play_by(
+pub async fn run_by(
     clock: Clock,
     metadata: Metadata,
     spec: PingSource,
@@ -140,8 +141,10 @@ async fn send(
     spec: &PingSource,
     now: DateTime<Utc>,
 ) -> Result<(), String> {
-    let request =
-        event(metadata, spec, now).to_request(metadata.namespace()).map_err(|why| why.to_string())?;
+    let request = event(metadata, spec, now)
+        .map_err(|why| why.to_string())?
+        .to_request(metadata.namespace())
+        .map_err(|why| why.to_string())?;
     let function = &spec.sink.reference.name;
     // A tick that is lost is made good by the next, and must not wait for ever beside it.
     let sink = Limited(sink);
@@ -150,26 +153,21 @@ async fn send(
 }
 
 /// The event of a tick.
-#[must_use]
-pub fn event(metadata: &Metadata, spec: &PingSource, now: DateTime<Utc>) -> Event {
+pub fn event(metadata: &Metadata, spec: &PingSource, now: DateTime<Utc>) -> Result<Event, InvalidEvent> {
     let base64 = spec.data_base64.as_ref().and_then(|data| BASE64_STANDARD.decode(data).ok());
     let data = base64.map(Bytes::from).or_else(|| spec.data.clone().map(Bytes::from));
     let source = format!("/apis/v1/namespaces/{}/pingsources/{}", metadata.namespace(), metadata.name);
-    let mut event = Event {
-        attributes: [
-            ("specversion", "1.0".to_owned()),
-            ("id", Uuid::new_v4().to_string()),
-            ("type", "dev.knative.sources.ping".to_owned()),
-            ("source", source),
-            ("time", now.to_rfc3339_opts(SecondsFormat::Millis, true)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into(),
-        content_type: spec.content_type.clone(),
-        data: data.unwrap_or_default(),
-    };
+    let builder = EventBuilderV10::new()
+        .id(Uuid::new_v4())
+        .ty("dev.knative.sources.ping")
+        .source(source)
+        // Its milliseconds are what is sent.
+        .time(now.trunc_subsecs(3));
+    let mut event = Event::try_from(builder)?;
+    event.content_type.clone_from(&spec.content_type);
+    event.data = data.unwrap_or_default();
     for (name, value) in spec.ce_overrides.iter().flat_map(|overrides| &overrides.extensions) {
         event.set(name, value.clone());
     }
-    event
+    Ok(event)
 }

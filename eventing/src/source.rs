@@ -124,7 +124,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// How many records are not finished, of those that are kept. Partitions that other runners of the group play are
+    /// How many records are not finished, of those that are kept. Partitions that other members of the group read are
     /// where it `committed`.
     #[must_use]
     pub fn lag(&self, kept: &BTreeMap<i32, Range<i64>>, committed: &BTreeMap<i32, i64>) -> i64 {
@@ -143,7 +143,7 @@ pub(crate) fn lock(offsets: &Mutex<BTreeMap<i32, i64>>) -> MutexGuard<'_, BTreeM
 
 /// Runs a source until it is told to stop; then lets what is under way end, and commits. After a panic it begins again
 /// where the group committed.
-pub async fn play(
+pub async fn run(
     source: Source,
     log: Arc<dyn Log>,
     sink: Arc<dyn Sink>,
@@ -154,7 +154,7 @@ pub async fn play(
     let name = source.name.clone();
     let start = || {
         lock(&shared.own).clear();
-        run(source.clone(), log.clone(), sink.clone(), shared.clone(), stop.clone())
+        read_and_dispatch(source.clone(), log.clone(), sink.clone(), shared.clone(), stop.clone())
     };
     supervise(&name, &progress.health, start).await;
 }
@@ -162,7 +162,7 @@ pub async fn play(
 /// Reader and dispatcher are two tasks, so that the group is served while the dispatcher works. They cannot wait for
 /// each other: the reader waits for the dispatcher's answer to a revocation, and the dispatcher waits for nothing that
 /// the reader does but its end, after it has stopped answering.
-async fn run(
+async fn read_and_dispatch(
     source: Source,
     log: Arc<dyn Log>,
     sink: Arc<dyn Sink>,

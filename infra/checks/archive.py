@@ -13,6 +13,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from report import not_run
+
 NAMES = {
     "lambda-architecture/count:latest": "docker.io/lambda-architecture/count:latest",
     "dev.local/lambda-architecture/count:dev": "dev.local/lambda-architecture/count:dev",
@@ -76,7 +78,7 @@ def main(script):
         if shutil.which("skopeo"):
             faults += skopeo(file, folder)
         else:
-            print("not run: there is no skopeo")
+            not_run("debian", "there is no skopeo")
     for fault in faults:
         print(fault)
     print("archives carry their whole names" if not faults else f"{len(faults)} faults")

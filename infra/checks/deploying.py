@@ -90,10 +90,10 @@ class Knative(Cluster):
         self.assertEqual(self.deploy("knative", "up", ENVIRONMENT="prod").returncode, 0)
         self.assertEqual(self.applied(), cluster)
         self.assertEqual({c.rpartition(" ")[2] for c in self.read("changes")[len(changes):]}, {"unchanged"})
-        secret = cluster["lambda Secret. lambda-architecture"]["data"]
-        self.assertEqual(secret["KAFKA_PASSWORD"], "c2NyYW0=")
-        self.assertEqual(secret["MYSQL_PASSWORD"], cluster["mysql Secret. mysql-lambda"]["data"]["password"])
-        self.assertEqual(len(secret["MYSQL_PASSWORD"]), 44)
+        self.assertEqual(cluster["lambda Secret. kafka"]["data"]["password"], "c2NyYW0=")
+        mysql = cluster["lambda Secret. mysql"]["data"]
+        self.assertEqual(mysql, {"password": cluster["mysql Secret. mysql-lambda"]["data"]["password"]})
+        self.assertEqual(len(mysql["password"]), 44)
 
     def test_no_password_is_on_a_command_line_or_on_the_screen(self):
         self.operators()

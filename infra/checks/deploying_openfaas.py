@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -63,6 +64,9 @@ class OpenFaas(Cluster):
     def deployed(self):
         return json.loads((self.fake / "functions.json").read_text())
 
+    def keys(self, config):
+        return sorted(re.findall(r"^(\w+)=", config, re.M))
+
     def test_from_nothing_to_a_counted_user_twice(self):
         for count in (1, 2):
             before = len(self.read("changes"))
@@ -76,11 +80,12 @@ class OpenFaas(Cluster):
             self.assertEqual(wanted["image"], f"registry.example.com/la/{name}:1.2")
             self.assertIs(wanted["readOnlyRootFilesystem"], True)
             token = ["event-token"] if name in ("count", "store", "batch") else []
-            self.assertEqual(wanted["secrets"], ["lambda-architecture", "cassandra-ca", *token])
+            authority = ["cassandra-ca"] if name in ("count", "analytics") else []
+            self.assertEqual(wanted["secrets"], [f"lambda-{name}", *authority, *token])
             self.assertEqual(wanted["envVars"].get("EVENT_TOKEN_FILE"),
                              "/var/openfaas/secrets/event-token" if token else None)
             self.assertEqual(wanted["limits"], {"memory": "256Mi"})
-            self.assertEqual(wanted["envVars"]["CONFIG_FILE"], "/var/openfaas/secrets/lambda-architecture")
+            self.assertEqual(wanted["envVars"]["CONFIG_FILE"], f"/var/openfaas/secrets/lambda-{name}")
             self.assertEqual(wanted["labels"]["com.openfaas.scale.max"], "1" if name == "batch" else "5")
         self.assertEqual([c for c in self.read("changes")[before:] if not c.endswith(" unchanged")], [])
         self.assertIn("openfaas Deployment.apps forwarder", self.applied())
@@ -91,14 +96,20 @@ class OpenFaas(Cluster):
         self.operators()
         done = self.up(ENVIRONMENT="prod")
         self.assertEqual(done.returncode, 0, done.stderr)
-        config = self.deployed()["secrets"]["lambda-architecture"]
-        self.assertIn("KAFKA_CA='---A\nB'\n", config)
-        self.assertRegex(config, r"MYSQL_PASSWORD='\w{32}'\n")
+        secrets = self.deployed()["secrets"]
+        self.assertIn("KAFKA_CA='---A\nB'\n", secrets["lambda-ingest"])
+        self.assertRegex(secrets["lambda-store"], r"MYSQL_PASSWORD='\w{32}'(\n|$)")
+        self.assertNotIn("lambda-forwarder", secrets)
         rendered = subprocess.run([REAL, "kustomize", "infra/knative/prod"],
                                   cwd=HERE.parent.parent, capture_output=True, text=True, check=True).stdout
         of = next(r for r in yaml.safe_load_all(rendered) if r["kind"] == "ConfigMap")["data"]
-        for key in ("LOG_URL", "MASTER_URL", "VIEWS_URL"):
-            self.assertIn(f"{key}='{of[key]}'", config.splitlines())
+        for key, name in (("LOG_URL", "ingest"), ("MASTER_URL", "store"), ("VIEWS_URL", "count")):
+            self.assertIn(f"{key}='{of[key]}'", secrets[f"lambda-{name}"].splitlines())
+        own = {"ingest": ["KAFKA_CA", "KAFKA_PASSWORD", "LOG_URL"], "count": ["CASSANDRA_PASSWORD", "VIEWS_URL"],
+               "store": ["MASTER_URL", "MYSQL_PASSWORD"], "batch": ["MASTER_URL", "MYSQL_PASSWORD"],
+               "analytics": ["CASSANDRA_PASSWORD", "MASTER_URL", "MYSQL_PASSWORD", "VIEWS_URL"]}
+        for name, keys in own.items():
+            self.assertEqual(self.keys(secrets[f"lambda-{name}"]), sorted([*keys, "LOG_LEVEL"]))
 
     def test_a_changed_password_reaches_the_functions(self):
         self.operators()
@@ -107,7 +118,7 @@ class OpenFaas(Cluster):
         cluster["kafka Secret. lambda"]["data"]["password"] = "bmV3"
         (self.fake / "cluster.json").write_text(json.dumps(cluster))
         self.assertEqual(self.up(ENVIRONMENT="prod").returncode, 0)
-        self.assertIn("KAFKA_PASSWORD='new'", self.deployed()["secrets"]["lambda-architecture"])
+        self.assertIn("KAFKA_PASSWORD='new'", self.deployed()["secrets"]["lambda-ingest"])
 
     def test_what_is_missing_comes_with_its_command(self):
         self.without("openfaas")
@@ -154,7 +165,8 @@ class OpenFaas(Cluster):
         kept = self.applied()["openfaas Secret. event-token"]["data"]["EVENT_TOKEN"]
         self.assertEqual(base64.b64decode(kept).decode(), token)
         forwarder = self.applied()["openfaas Deployment.apps forwarder"]["spec"]["template"]["spec"]["containers"][0]
-        self.assertIn({"secretRef": {"name": "event-token"}}, forwarder["envFrom"])
+        token_key = {"secretKeyRef": {"name": "event-token", "key": "EVENT_TOKEN"}}
+        self.assertIn({"name": "EVENT_TOKEN", "valueFrom": token_key}, forwarder["env"])
         done = self.up()
         self.assertEqual(self.deployed()["secrets"]["event-token"], token)
         self.assertNotIn(token, done.stdout + done.stderr + "\n".join(self.read("calls")))
@@ -197,8 +209,20 @@ class OpenFaas(Cluster):
         self.faasd(FORWARDER_URL="http://127.0.0.1:1")
         done = self.faasd()
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(self.deployed()["secrets"]["lambda-architecture"], URLS.strip())
+        self.assertEqual(self.deployed()["secrets"]["lambda-ingest"], "LOG_URL=kafka://k.example.com:9092/user")
         self.assertEqual(self.read("calls"), [])
+
+    def test_each_function_of_faasd_gets_its_own_lines_of_the_configuration(self):
+        config = ("# Ours\nexport LOG_URL = 'kafka://k.example.com/user?ssl.ca.pem=$(CA)'\nCA='---A\nMYSQL_PASSWORD=in a value\nB'\n"
+                  'MASTER_URL=mysql://$(USER):$(MYSQL_PASSWORD)@m.example.com/lambda\nUSER="a \\" b\nc"\nMYSQL_PASSWORD=\'x\'\n'
+                  "VIEWS_URL=cassandra://c.example.com/lambda\nSPEED_RETENTION=1d\nGATEWAY_PASSWORD=geheim\nLOG_LEVEL=debug\n")
+        self.faasd(config=config, FORWARDER_URL="http://127.0.0.1:1")
+        secrets = self.deployed()["secrets"]
+        log = config[config.index("export"):config.index("MASTER_URL")] + "LOG_LEVEL=debug"
+        self.assertEqual(secrets["lambda-ingest"], log)
+        self.assertEqual(secrets["lambda-forwarder"], log.replace("LOG_LEVEL", "GATEWAY_PASSWORD=geheim\nLOG_LEVEL"))
+        self.assertEqual(secrets["lambda-store"], config[config.index("MASTER_URL"):config.index("VIEWS_URL")] + "LOG_LEVEL=debug")
+        self.assertEqual(self.keys(secrets["lambda-count"]), ["LOG_LEVEL", "SPEED_RETENTION", "VIEWS_URL"])
 
     def test_the_first_up_on_faasd_says_at_once_how_to_start_the_forwarder(self):
         self.without("forwarder", file="broken")
@@ -268,9 +292,9 @@ class OpenFaas(Cluster):
         self.assertEqual(self.deployed()["functions"], {})
         self.assertNotIn("openfaas Deployment.apps forwarder", self.applied())
         self.assertLess(done.stdout.index("== forwarder"), done.stdout.index("== functions"))
-        for secret in ("lambda-architecture", "cassandra-ca", "event-token"):
+        for secret in ("lambda-ingest", "cassandra-ca", "event-token"):
             self.assertIn(f"the secret {secret} stays", done.stdout)
-        self.assertEqual(sorted(self.deployed()["secrets"]), ["cassandra-ca", "event-token", "lambda-architecture"])
+        self.assertEqual(sorted(self.deployed()["secrets"]), sorted(["cassandra-ca", "event-token", *[f"lambda-{name}" for name in FUNCTIONS]]))
 
     def test_down_with_the_data_takes_the_secrets(self):
         self.up()

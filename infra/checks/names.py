@@ -5,14 +5,15 @@ Usage: names.py SECRETS_TSV FILE…; the files are all rendered overlays of one 
 
 import re
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 
 SERVING = "serving.knative.dev/v1"
 PUBLIC, INSIDE = {"ingest", "analytics"}, {"count", "store", "batch"}
-READS = {"ingest": ["LOG_URL"], "count": ["VIEWS_URL"], "store": ["MASTER_URL"], "batch": ["MASTER_URL"],
-         "analytics": ["MASTER_URL", "VIEWS_URL"]}
+ROOT = Path(__file__).resolve().parent.parent.parent
+FORWARDER = {"LOG_URL", "GATEWAY_URL", "EVENT_TOKEN"}
 
 
 class Environment:
@@ -105,7 +106,7 @@ def configuration(env):
             for variable in container.get("env") or []:
                 for field, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
                     source = (variable.get("valueFrom") or {}).get(field)
-                    if source:
+                    if source and not source.get("optional"):
                         env.key(where(r), kind, namespace, source["name"], source["key"])
             mounted = {m["name"] for m in container.get("volumeMounts") or []}
             claims = r["spec"].get("volumeClaimTemplates") or []
@@ -122,7 +123,43 @@ def keys_of(env, r):
             for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
                 if field in source:
                     keys.update(env.data.get((kind, r["metadata"]["namespace"], source[field]["name"])) or {})
+        for variable in container.get("env") or []:
+            origin = variable.get("valueFrom") or {}
+            if not origin:
+                keys[variable["name"]] = variable.get("value")
+            for field, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
+                source = origin.get(field)
+                data = env.data.get((kind, r["metadata"]["namespace"], source["name"])) if source else None
+                if source and source["key"] in (data or {}):
+                    keys[variable["name"]] = data[source["key"]]
     return keys
+
+
+def manifest(name):
+    """The keys that a function's own manifest names, and those without which it would use an embedded store."""
+    spec = yaml.safe_load((ROOT / "functions" / name / "service.yaml").read_text())
+    variables = pods(spec)["containers"][0].get("env") or []
+    needed = {v["name"] for v in variables if not v["valueFrom"]["configMapKeyRef"].get("optional")}
+    return {v["name"] for v in variables}, needed
+
+
+def common():
+    """The keys that all functions may have."""
+    patch = yaml.safe_load((ROOT / "infra/knative/base/function.yaml").read_text())
+    return {p["value"]["name"] for p in patch if p["path"].endswith("/env/-")}
+
+
+def privilege(env, r, own, keys):
+    """That a pod has its own keys, the secrets which those name, and nothing else."""
+    referred = {n for key in own for n in re.findall(r"\$\(([^)]*)\)", keys.get(key) or "")}
+    for key in sorted(set(keys) - own - common() - referred):
+        env.fault(where(r), f"must not have {key}")
+    for container in pods(r)["containers"]:
+        mounts = {m["name"]: m["mountPath"] for m in container.get("volumeMounts") or []}
+        for volume in [v for v in pods(r).get("volumes") or [] if "secret" in v]:
+            path = mounts.get(volume["name"], "\0")
+            if not any((keys[key] or "").startswith(f"{path}/") for key in referred & set(keys)):
+                env.fault(where(r), f"must not have the Secret {volume['secret']['secretName']}, which no key of it names")
 
 
 def functions(env):
@@ -155,12 +192,20 @@ def functions(env):
             if field not in container:
                 env.fault(where(r), f"has no {field}")
         keys = keys_of(env, r)
-        # Every function reads all three URLs, each uses its own.
-        for key in [k for k in ("LOG_URL", "MASTER_URL", "VIEWS_URL") if k in READS.get(name, []) and k not in keys]:
+        own, needed = manifest(name) if name in PUBLIC | INSIDE else (set(), set())
+        for key in sorted(needed - set(keys)):
             env.fault(where(r), f"its configuration has no {key}")
+        privilege(env, r, own, keys)
         for key, value in keys.items():
             if key.endswith("_URL") and value:
                 topics |= url(env, where(r), key, value, keys)
+    for r in [r for r in env.of("Deployment") if r["metadata"]["name"] == "forwarder"]:
+        keys = keys_of(env, r)
+        privilege(env, r, FORWARDER, keys)
+        if not keys.get("LOG_URL"):
+            env.fault(where(r), "its configuration has no LOG_URL")
+        else:
+            url(env, where(r), "LOG_URL", keys["LOG_URL"], keys)
     return services, topics
 
 

@@ -10,6 +10,8 @@ import sys
 import kubernetes_validate
 import yaml
 
+from report import not_run
+
 KUBERNETES = "1.34"
 # Kustomize's own, which no cluster gets to see.
 CORE = ("v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1")
@@ -61,7 +63,7 @@ def main(schemas, files):
     for line in wrong:
         print(line)
     if skipped:
-        print(f"not run: no schemas of {', '.join(sorted(skipped))} are at hand")
+        not_run("schemas", f"no schemas of {', '.join(sorted(skipped))} are at hand")
     print(f"{count} resources fit their schemas" if not wrong else f"{len(wrong)} faults in {count} resources")
     return 1 if wrong else 0
 

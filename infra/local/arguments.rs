@@ -3,12 +3,12 @@
 use backend_log::Start;
 use chrono::DateTime;
 use clap::Subcommand;
-use eventing::dead_letters::LetterId;
+use eventing::dead_letters::DeadLetterId;
 
 use crate::via::Via;
 
 #[derive(Subcommand)]
-pub(crate) enum DeadLetters {
+pub(crate) enum DeadLettersCommand {
     /// One line each: name, function, status, time, user, reason
     List {
         /// As a batch of CloudEvents in JSON
@@ -18,7 +18,7 @@ pub(crate) enum DeadLetters {
     /// All of one
     Show {
         /// As `list` shows it
-        letter: LetterId,
+        letter: DeadLetterId,
         /// As a CloudEvent in JSON
         #[arg(long)]
         json: bool,
@@ -40,7 +40,7 @@ pub(crate) enum DeadLetters {
 #[group(required = true, multiple = false)]
 pub(crate) struct Which {
     /// As `list` shows them
-    pub(crate) letters: Vec<LetterId>,
+    pub(crate) letters: Vec<DeadLetterId>,
     /// All that there are
     #[arg(long)]
     pub(crate) all: bool,

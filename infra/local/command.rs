@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arguments::{self, DeadLetters},
+    arguments::{self, DeadLettersCommand},
     burst::{self, Burst},
     repair::{self, Target},
     stores::{Reach, refuse_mix},
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Burst(Burst),
     /// Events that could not be delivered: list, show, replay or drop them
     #[command(subcommand)]
-    DeadLetters(DeadLetters),
+    DeadLetters(DeadLettersCommand),
     /// Send the log's users to a function once more, as after its views were lost
     Replay {
         /// Which function; any that a KafkaSource feeds
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     },
 }
 
-impl DeadLetters {
+impl DeadLettersCommand {
     /// The stores that the command writes to; `None` if it only reads.
     fn reach(&self) -> Option<Reach> {
         match self {

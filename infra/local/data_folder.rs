@@ -7,11 +7,30 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::log_file::{has_name, identity};
 
 const LOCK: &str = "runtime.lock";
+
+/// Why the data folder cannot be used now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FolderError {
+    /// It is not the folder that was opened; it may come back.
+    #[error("the data folder {0} was removed or replaced while the system runs; restart the system")]
+    Replaced(String),
+    /// Another runtime uses it.
+    #[error("the system runs on {0} already; stop it, or give another folder with --data")]
+    Taken(String),
+    /// The lock cannot be taken; why.
+    #[error("cannot lock {path}")]
+    Lock {
+        /// The lock's file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
 
 /// A data folder.
 pub(crate) struct DataFolder {
@@ -36,38 +55,31 @@ impl DataFolder {
     }
 
     /// Locks the folder for this runtime.
-    pub(crate) fn lock(&self) -> anyhow::Result<()> {
+    pub(crate) fn lock(&self) -> Result<(), FolderError> {
         let path = self.path.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        let failed = |source| FolderError::Lock { path: path.display().to_string(), source };
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {
                 *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
                 Ok(())
             }
-            Err(TryLockError::WouldBlock) => bail!(
-                "the system runs on {} already; stop it, or give another folder with --data",
-                self.path.display()
-            ),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
-            }
+            Err(TryLockError::WouldBlock) => Err(FolderError::Taken(self.path.display().to_string())),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 
     /// Whether the folder is still the one that was opened; says what is wrong and what to do. A lock that was removed
     /// alone is made and taken again.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), FolderError> {
         let same = self.path.metadata().is_ok_and(|metadata| identity(&metadata) == self.identity);
         if !same {
-            return Err(format!(
-                "the data folder {} was removed or replaced while the system runs; restart the system",
-                self.path.display()
-            ));
+            return Err(FolderError::Replaced(self.path.display().to_string()));
         }
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = lock.as_ref().is_some_and(|file| !has_name(file, &self.path.join(LOCK)));
         drop(lock);
-        if lost { self.lock().map_err(|error| format!("{error:#}")) } else { Ok(()) }
+        if lost { self.lock() } else { Ok(()) }
     }
 }
 
@@ -88,10 +100,17 @@ mod tests {
         fs::remove_file(path.join(LOCK)).unwrap();
         folder.check().unwrap();
         assert!(DataFolder::open(&path).unwrap().lock().is_err(), "the lock was not taken again");
+        // Another runtime was faster.
+        let taken = fs::File::create(path.join("other")).unwrap();
+        taken.try_lock().unwrap();
+        fs::rename(path.join("other"), path.join(LOCK)).unwrap();
+        assert!(matches!(folder.check(), Err(FolderError::Taken(_))));
+        drop(taken);
+        folder.check().unwrap();
         fs::rename(&path, parent.path().join("moved")).unwrap();
-        assert!(folder.check().unwrap_err().contains("removed or replaced"));
+        assert!(matches!(folder.check(), Err(FolderError::Replaced(_))));
         fs::create_dir(&path).unwrap();
-        assert!(folder.check().unwrap_err().contains("removed or replaced"));
+        assert!(matches!(folder.check(), Err(FolderError::Replaced(_))));
         fs::remove_dir(&path).unwrap();
         fs::rename(parent.path().join("moved"), &path).unwrap();
         folder.check().unwrap();

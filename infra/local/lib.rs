@@ -1,4 +1,4 @@
-//! The whole system on one machine: the functions as child processes, Knative's autoscaler and sources played from the
+//! The whole system on one machine: the functions as child processes, Knative's autoscaler and event sources run from the
 //! manifests of the cluster, and the commands to see it work and to repair it.
 
 mod arguments;
@@ -6,6 +6,7 @@ pub mod burst;
 pub mod client;
 mod command;
 mod data_folder;
+mod environment;
 mod log_file;
 mod manifests;
 mod page;

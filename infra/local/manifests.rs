@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use eventing::{arrows::Arrows, files, manifest::Service};
+use eventing::{event_sources::Resources, files, manifest::Service};
 use serde_json::Value;
 use serving::{FunctionSpec, LivenessProbe};
 
@@ -14,9 +14,9 @@ use serving::{FunctionSpec, LivenessProbe};
 const TIMEOUT_S: u32 = 300;
 
 /// Reads the manifests of these files and folders, or of the project's own folders when there are none.
-pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Arrows> {
+pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Resources> {
     let texts = if paths.is_empty() { files::read(&own_paths()) } else { files::read(paths) }?;
-    let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?;
+    let arrows = Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?;
     if arrows.services.is_empty() {
         bail!("no function is described here; run this from the project's folder or give --manifests");
     }
@@ -30,7 +30,7 @@ fn own_paths() -> Vec<PathBuf> {
 }
 
 /// Converts the Services to function specs.
-pub(crate) fn specs(arrows: &Arrows) -> anyhow::Result<Vec<FunctionSpec>> {
+pub(crate) fn specs(arrows: &Resources) -> anyhow::Result<Vec<FunctionSpec>> {
     arrows.services.iter().map(spec).collect()
 }
 
@@ -41,11 +41,13 @@ fn spec(service: &Service) -> anyhow::Result<FunctionSpec> {
         bail!("the Service {name} must have exactly one container");
     };
     let env = container.env.iter().filter_map(|var| Some((var.name.clone(), var.value.clone()?)));
+    let keys = container.env.iter().filter(|var| var.value_from.is_some()).map(|var| var.name.clone());
     Ok(FunctionSpec {
         container_concurrency: revision.container_concurrency,
         timeout: Duration::from_secs(revision.timeout_seconds.unwrap_or(TIMEOUT_S).into()),
         annotations: service.annotations().clone(),
         env: env.collect(),
+        keys: keys.collect(),
         liveness: liveness(container.liveness_probe.as_ref()),
         ..FunctionSpec::named(name)
     })

@@ -7,14 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use eventing::arrows::{ArrowStatus, Playing};
+use eventing::event_sources::{RunningSources, SourceStatus};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use serde_json::json;
-use serving::{
-    Serving,
-    status::FunctionStatus,
-    supervise::{TaskFailures, supervise},
-};
+use serving::{Serving, status::FunctionStatus};
+use shared::supervise::TaskStatus;
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
     time::timeout,
@@ -30,32 +27,33 @@ const QUEUE: usize = 1_000;
 /// Shows what runs.
 pub(crate) struct StatusPage {
     serving: Arc<Serving>,
-    playing: Arc<Playing>,
+    sources: Arc<RunningSources>,
     folder: Arc<DataFolder>,
-    ask: mpsc::Sender<oneshot::Sender<Vec<ArrowStatus>>>,
+    ask: mpsc::Sender<oneshot::Sender<Vec<SourceStatus>>>,
     /// What was known last, without the lag.
-    last: Mutex<Vec<ArrowStatus>>,
+    last: Mutex<Vec<SourceStatus>>,
 }
 
 /// Everything that is shown.
 struct Status {
     functions: Vec<FunctionStatus>,
-    arrows: Vec<ArrowStatus>,
+    arrows: Vec<SourceStatus>,
     dead_letters: usize,
-    tasks: Vec<TaskFailures>,
+    tasks: Vec<TaskStatus>,
     problems: Vec<String>,
 }
 
 impl StatusPage {
     /// Asks the log for the lag in a task of its own: a request that is given up opens and interrupts nothing, and
     /// however many wait, the log is asked once at a time.
-    pub(crate) fn new(serving: Arc<Serving>, playing: Arc<Playing>, folder: Arc<DataFolder>) -> Self {
+    pub(crate) fn new(serving: Arc<Serving>, sources: Arc<RunningSources>, folder: Arc<DataFolder>) -> Self {
         let (ask, asked) = mpsc::channel(QUEUE);
-        let (asked, health, arrows) = (Arc::new(AsyncMutex::new(asked)), serving.health(), playing.clone());
+        let (asked, tasks, arrows) =
+            (Arc::new(AsyncMutex::new(asked)), serving.supervised(), sources.clone());
         tokio::spawn(async move {
-            supervise("status", &health, || answer_lag(asked.clone(), arrows.clone())).await;
+            tasks.supervise("status", || answer_lag(asked.clone(), arrows.clone())).await;
         });
-        Self { serving, playing, folder, ask, last: Mutex::default() }
+        Self { serving, sources, folder, ask, last: Mutex::default() }
     }
 
     /// The page for people at `/`, and the same as JSON at `/status`.
@@ -63,9 +61,9 @@ impl StatusPage {
         let status = Status {
             arrows: self.arrows().await,
             functions: self.serving.status(),
-            dead_letters: self.playing.dead_letters(),
-            tasks: self.serving.health().failures(),
-            problems: self.folder.check().err().into_iter().collect(),
+            dead_letters: self.sources.dead_letters(),
+            tasks: self.serving.supervised().status().into_iter().chain(self.sources.tasks()).collect(),
+            problems: self.folder.check().err().iter().map(ToString::to_string).collect(),
         };
         let (media_type, body) = match request.uri().path() {
             "/" => ("text/html; charset=utf-8", html(&status)),
@@ -87,7 +85,7 @@ impl StatusPage {
     }
 
     /// As of after the request came; without the lag where the log does not answer.
-    async fn arrows(&self) -> Vec<ArrowStatus> {
+    async fn arrows(&self) -> Vec<SourceStatus> {
         let (answer, answered) = oneshot::channel();
         let asked = self.ask.try_send(answer).is_ok();
         let fresh = match asked {
@@ -97,7 +95,7 @@ impl StatusPage {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match fresh {
             Some(arrows) => {
-                *last = arrows.iter().map(|arrow| ArrowStatus { lag: None, ..arrow.clone() }).collect();
+                *last = arrows.iter().map(|arrow| SourceStatus { lag: None, ..arrow.clone() }).collect();
                 arrows
             }
             None => last.clone(),
@@ -107,12 +105,12 @@ impl StatusPage {
 
 /// Answers all who asked before a look began with what it found. Ends when nobody can ask any more.
 async fn answer_lag(
-    asked: Arc<AsyncMutex<mpsc::Receiver<oneshot::Sender<Vec<ArrowStatus>>>>>,
-    playing: Arc<Playing>,
+    asked: Arc<AsyncMutex<mpsc::Receiver<oneshot::Sender<Vec<SourceStatus>>>>>,
+    sources: Arc<RunningSources>,
 ) {
     let (mut asked, mut asking) = (asked.lock().await, Vec::new());
     while asked.recv_many(&mut asking, QUEUE).await > 0 {
-        let arrows = playing.status().await;
+        let arrows = sources.status().await;
         for answer in asking.drain(..) {
             // A client may have hung up.
             let _ = answer.send(arrows.clone());
@@ -147,7 +145,7 @@ fn html(status: &Status) -> String {
             ],
         );
     }
-    html.push_str("</table><h2>Arrows</h2><table><tr><th>arrow<th>to<th>lag<th>under way<th>delivered<th>tried again<th>dead");
+    html.push_str("</table><h2>Arrows</h2><table><tr><th>arrow<th>to<th>lag<th>under way<th>delivered<th>tried again<th>dead<th>restarts<th>last error");
     for arrow in arrows {
         row(
             &mut html,
@@ -159,14 +157,18 @@ fn html(status: &Status) -> String {
                 &arrow.delivered.to_string(),
                 &arrow.retried.to_string(),
                 &arrow.dead.to_string(),
+                &arrow.restarts.to_string(),
+                arrow.last_error.as_deref().unwrap_or_default(),
             ],
         );
     }
     let _ =
         write!(html, "</table><h2>Dead letters</h2><p>{dead_letters}, see <code>dead-letters list</code>");
-    for TaskFailures { name, panics, last_error } in tasks {
-        let _ = write!(html, "<p>{} panicked {panics} times: {}", text(name), text(last_error));
+    html.push_str("<h2>Tasks</h2><table><tr><th>task<th>restarts<th>last error");
+    for TaskStatus { name, restarts, last_error } in tasks {
+        row(&mut html, &[name, &restarts.to_string(), last_error.as_deref().unwrap_or_default()]);
     }
+    html.push_str("</table>");
     html
 }
 
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_functions_say_is_text_on_the_page() {
-        let task = TaskFailures { name: "a".into(), panics: 1, last_error: "<script>\u{202e}&".into() };
+        let task = TaskStatus { name: "a".into(), restarts: 1, last_error: Some("<script>\u{202e}&".into()) };
         let status = Status {
             functions: Vec::new(),
             arrows: Vec::new(),

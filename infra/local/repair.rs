@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use backend_log::Start;
 use chrono::{DateTime, SecondsFormat};
 use eventing::{
-    dead_letters::{Letter, LetterId, Letters},
+    dead_letters::{DeadLetter, DeadLetterId, DeadLetters},
     replay,
     sink::Sink,
     source::Source,
@@ -16,7 +16,7 @@ use serde_json::Value;
 use serving::Serving;
 
 use crate::{
-    arguments::{DeadLetters, Which},
+    arguments::{DeadLettersCommand, Which},
     stores::without_secrets,
     system::{FunctionSink, System},
     terminal::{print, print_indented, print_json},
@@ -27,15 +27,15 @@ use crate::{
 pub(crate) enum Target {
     /// To functions of this process' own, on the stores that the configuration names.
     Own(Serving),
-    /// To functions behind a gateway.
-    Via(Via),
+    /// To functions behind a gateway, with the secret that they want of a sender.
+    Via(Via, Option<String>),
 }
 
 impl Target {
     /// Nothing is started or connected yet.
     pub(crate) fn open(system: &System, via: Option<Via>) -> anyhow::Result<Self> {
         Ok(match via {
-            Some(via) => Self::Via(via),
+            Some(via) => Self::Via(via, system.config.event_token()?),
             None => Self::Own(system.serve()?),
         })
     }
@@ -43,7 +43,7 @@ impl Target {
     fn sink(&self) -> anyhow::Result<Box<dyn Sink>> {
         Ok(match self {
             Self::Own(serving) => Box::new(FunctionSink(serving.invoker())),
-            Self::Via(via) => Box::new(ViaSink::new(via.clone())?),
+            Self::Via(via, token) => Box::new(ViaSink::new(via.clone(), token.as_deref())?),
         })
     }
 
@@ -52,10 +52,10 @@ impl Target {
         match self {
             Self::Own(_) => format!(
                 "here, on the master {} and the views {}",
-                without_secrets(&system.config.master_url),
-                without_secrets(&system.config.views_url)
+                without_secrets(&system.stores.master_url),
+                without_secrets(&system.stores.views_url)
             ),
-            Self::Via(via) => format!("at {via}"),
+            Self::Via(via, _) => format!("at {via}"),
         }
     }
 
@@ -67,23 +67,23 @@ impl Target {
 }
 
 /// Runs a `dead-letters` command.
-pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyhow::Result<()> {
+pub(crate) async fn dead_letters(system: &System, command: DeadLettersCommand) -> anyhow::Result<()> {
     let topics = system.arrows.dead_letter_topics();
     let [topic] = topics.as_slice() else {
         bail!("the manifests name {} topics of dead letters", topics.len())
     };
-    let letters = Letters::read(&*system.log, topic).await.context("cannot read the dead letters")?;
+    let letters = DeadLetters::read(&*system.log, topic).await.context("cannot read the dead letters")?;
     match command {
-        DeadLetters::List { json: false } => letters.iter().for_each(|letter| print(&line(letter))),
-        DeadLetters::List { json: true } => {
+        DeadLettersCommand::List { json: false } => letters.iter().for_each(|letter| print(&line(letter))),
+        DeadLettersCommand::List { json: true } => {
             let batch = letters.iter().map(|letter| letter.event.to_structured()).collect();
             print_json(&Value::Array(batch));
         }
-        DeadLetters::Show { letter, json: false } => show(one(&letters, letter)?),
-        DeadLetters::Show { letter, json: true } => {
+        DeadLettersCommand::Show { letter, json: false } => show(one(&letters, letter)?),
+        DeadLettersCommand::Show { letter, json: true } => {
             print_json(&one(&letters, letter)?.event.to_structured());
         }
-        DeadLetters::Drop(which) => {
+        DeadLettersCommand::Drop(which) => {
             let chosen = chosen(&letters, &which)?;
             print(&format!("dropping {}", these(system, chosen.len())));
             for letter in chosen {
@@ -91,7 +91,7 @@ pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyho
                 print(&format!("{} dropped", letter.id));
             }
         }
-        DeadLetters::Replay { which, via } => {
+        DeadLettersCommand::Replay { which, via } => {
             let chosen = chosen(&letters, &which)?;
             let target = Target::open(system, via)?;
             let replayed = replay_letters(system, topic, &chosen, &target).await;
@@ -105,7 +105,7 @@ pub(crate) async fn dead_letters(system: &System, command: DeadLetters) -> anyho
 async fn replay_letters(
     system: &System,
     topic: &str,
-    letters: &[&Letter],
+    letters: &[&DeadLetter],
     target: &Target,
 ) -> anyhow::Result<()> {
     if letters.is_empty() {
@@ -135,21 +135,21 @@ async fn replay_letters(
 
 fn these(system: &System, count: usize) -> String {
     let plural = if count == 1 { "" } else { "s" };
-    format!("{count} dead letter{plural} of {}", without_secrets(&system.config.log_url))
+    format!("{count} dead letter{plural} of {}", without_secrets(&system.stores.log_url))
 }
 
-fn one(letters: &[Letter], id: LetterId) -> anyhow::Result<&Letter> {
+fn one(letters: &[DeadLetter], id: DeadLetterId) -> anyhow::Result<&DeadLetter> {
     letters.iter().find(|letter| letter.id == id).with_context(|| format!("there is no dead letter {id}"))
 }
 
-fn chosen<'a>(letters: &'a [Letter], which: &Which) -> anyhow::Result<Vec<&'a Letter>> {
+fn chosen<'a>(letters: &'a [DeadLetter], which: &Which) -> anyhow::Result<Vec<&'a DeadLetter>> {
     if which.all {
         return Ok(letters.iter().collect());
     }
     which.letters.iter().map(|id| one(letters, *id)).collect()
 }
 
-fn line(letter: &Letter) -> String {
+fn line(letter: &DeadLetter) -> String {
     let subject = letter.event.attribute("partitionkey").unwrap_or("-");
     let (function, code) = (letter.function(), letter.code().unwrap_or("-"));
     format!(
@@ -160,7 +160,7 @@ fn line(letter: &Letter) -> String {
     )
 }
 
-fn show(letter: &Letter) {
+fn show(letter: &DeadLetter) {
     print(&format!("letter {} of {}, for {}", letter.id, time(letter), letter.function()));
     print(&format!("reason: {}", letter.reason()));
     for (name, value) in &letter.event.attributes {
@@ -173,13 +173,13 @@ fn show(letter: &Letter) {
     print_indented(&String::from_utf8_lossy(&letter.event.data));
 }
 
-fn time(letter: &Letter) -> String {
+fn time(letter: &DeadLetter) -> String {
     let time = DateTime::from_timestamp_millis(letter.time_ms).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// The `detail` if the reason is a problem document, or else the reason itself.
-fn detail(letter: &Letter) -> String {
+fn detail(letter: &DeadLetter) -> String {
     let reason = letter.reason();
     let problem: Option<Value> = serde_json::from_str(&reason).ok();
     let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
@@ -206,7 +206,7 @@ pub(crate) async fn replay(
     from: Start,
 ) -> anyhow::Result<()> {
     let function = &source.function;
-    let (log, to) = (without_secrets(&system.config.log_url), target.describe(system));
+    let (log, to) = (without_secrets(&system.stores.log_url), target.describe(system));
     print(&format!("replaying {log} to {function} {to}"));
     let started = Instant::now();
     let sink = target.sink()?;

@@ -10,7 +10,7 @@ use std::{
 
 use backend_log::Start;
 use bytes::Bytes;
-use eventing::{arrows, event::Event, sink::Sink};
+use eventing::{event::Event, event_sources, sink::Sink};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -118,7 +118,7 @@ async fn a_function_added_by_its_manifests_is_reached_by_name_by_prefix_by_sourc
     let record = Event::new("1", "/test", "user").to_record();
     system.log.append(topic, vec![record]).await.unwrap();
     let sink: Arc<dyn Sink> = Arc::new(FunctionSink(serving.invoker()));
-    let sources = arrows::play(&system.arrows, &system.log, &sink, mpsc::unbounded_channel().0, &stop);
+    let sources = event_sources::run(&system.arrows, &system.log, &sink, mpsc::unbounded_channel().0, &stop);
     replicas.wait_for(&["1"]).await;
 
     let source = repair::source(&system, "audit").unwrap();

@@ -1,11 +1,42 @@
 //! Which stores a command works on: refuses those that mix real services with embedded defaults, and names stores
 //! without their secrets.
 
-use shared::config::ConfigError;
+use shared::config::{Config, ConfigError};
 
 const LOG: &str = "LOG_URL";
+const MASTER: &str = "MASTER_URL";
+const VIEWS: &str = "VIEWS_URL";
 /// The keys that name stores.
-const URLS: [&str; 3] = [LOG, "MASTER_URL", "VIEWS_URL"];
+const URLS: [&str; 3] = [LOG, MASTER, VIEWS];
+
+/// The URLs of all stores, complete with their secrets. The runtime alone has all of them.
+#[derive(Clone)]
+pub(crate) struct Stores {
+    pub(crate) log_url: String,
+    pub(crate) master_url: String,
+    pub(crate) views_url: String,
+}
+
+impl Stores {
+    /// Reads all of them; what is not set is embedded.
+    pub(crate) fn read(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self {
+            log_url: config.log_url()?,
+            master_url: config.master_url()?,
+            views_url: config.views_url()?,
+        })
+    }
+
+    /// The URL that a key names.
+    pub(crate) fn url(&self, key: &str) -> Option<&str> {
+        match key {
+            LOG => Some(&self.log_url),
+            MASTER => Some(&self.master_url),
+            VIEWS => Some(&self.views_url),
+            _ => None,
+        }
+    }
+}
 
 /// What a command writes to beside the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

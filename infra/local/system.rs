@@ -9,16 +9,15 @@ use std::{
     time::Duration,
 };
 
+use anyhow::bail;
 use async_trait::async_trait;
 use backend_log::Log;
 use bytes::Bytes;
 use eventing::{
-    arrows::{self, Arrows, Playing},
+    event_sources::{self, Resources, RunningSources},
     sink::{Sink, SinkError},
 };
-use serving::{
-    FunctionSpec, Invoker, Launch, Processes, Route, Serving, status::Change, supervise::supervise,
-};
+use serving::{FunctionSpec, Invoker, Launch, Processes, Route, Serving, status::Change};
 use shared::{
     config::{Config, ConfigError},
     telemetry,
@@ -32,7 +31,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    data_folder::DataFolder, log_file::LogFile, manifests, page::StatusPage, routes, terminal::print,
+    data_folder::{DataFolder, FolderError},
+    environment,
+    log_file::LogFile,
+    manifests,
+    page::StatusPage,
+    routes,
+    stores::Stores,
+    terminal::print,
 };
 
 /// How long a function may take to end after SIGTERM. All its requests come through this process and are answered or
@@ -59,10 +65,11 @@ pub(crate) struct SystemArgs {
 
 /// What manifests and configuration describe; nothing of it runs yet.
 pub(crate) struct System {
-    pub(crate) arrows: Arrows,
+    pub(crate) arrows: Resources,
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) config: Config,
     pub(crate) routes: Vec<Route>,
+    pub(crate) stores: Stores,
+    pub(crate) config: Arc<Config>,
     folder: Arc<DataFolder>,
     specs: Vec<FunctionSpec>,
 }
@@ -72,35 +79,30 @@ impl System {
     pub(crate) fn open(args: &SystemArgs) -> anyhow::Result<Self> {
         let folder = Arc::new(DataFolder::open(&args.data)?);
         let config = Config::read(|key| std::env::var(key).ok(), folder.path())?;
-        let log = backend_log::open(&config.log_url)?;
+        let stores = Stores::read(&config)?;
+        let log = backend_log::open(&stores.log_url)?;
         let arrows = manifests::read(&args.manifests)?;
-        let topic = backend_log::topic(&config.log_url);
+        let topic = backend_log::topic(&stores.log_url);
         if !arrows.kafka_sources.is_empty() && !arrows.read_topic(&topic) {
             let why = format!("users would go to the topic `{topic}`, which no KafkaSource reads");
             return Err(ConfigError::new("LOG_URL", why).into());
         }
         let specs = manifests::specs(&arrows)?;
         let routes = routes::read(&args.manifests)?;
-        Ok(Self { arrows, log, config, routes, folder, specs })
+        Ok(Self { arrows, log, routes, stores, config: Arc::new(config), folder, specs })
     }
 
     /// Takes charge of the functions; they start when something calls them.
     pub(crate) fn serve(&self) -> anyhow::Result<Serving> {
-        let Config { log_url, master_url, views_url, log_level, .. } = &self.config;
-        let env: Vec<_> = [
-            ("LOG_URL", log_url),
-            ("MASTER_URL", master_url),
-            ("VIEWS_URL", views_url),
-            ("LOG_LEVEL", log_level),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.clone()))
-        .into();
         let (program, folder) = (this_program(), self.folder.clone());
+        let (stores, config) = (self.stores.clone(), self.config.clone());
         let launch = move |spec: &FunctionSpec| {
             // On another folder it would begin with empty stores.
             folder.check().map_err(io::Error::other)?;
             let args = vec!["function".to_owned(), spec.name.clone()];
-            Ok(Launch { program: program.clone(), args, env: env.clone() })
+            let mut env = environment::of_function(spec, &stores, &config);
+            env.push(("DATA_FOLDER".to_owned(), folder.path().display().to_string()));
+            Ok(Launch { program: program.clone(), args, env })
         };
         let processes = Processes::new(launch, self.folder.path().join("logs"), TERMINATION_TIMEOUT);
         Ok(Serving::start(self.specs.clone(), processes)?)
@@ -117,50 +119,77 @@ impl System {
         let telemetry = telemetry::start("runtime", &self.config, move || log_file.clone())?;
         let serving = Arc::new(self.serve()?);
         let (news, letters) = mpsc::unbounded_channel();
-        let background = self.background(&serving, letters);
+        let (fatal, mut failed) = mpsc::channel(1);
+        let background = self.background(&serving, letters, fatal);
         let sink: Arc<dyn Sink> = Arc::new(FunctionSink(serving.invoker()));
         let stop_arrows = CancellationToken::new();
-        let playing: Arc<Playing> =
-            Arc::new(arrows::play(&self.arrows, &self.log, &sink, news, &stop_arrows));
+        let sources: Arc<RunningSources> =
+            Arc::new(event_sources::run(&self.arrows, &self.log, &sink, news, &stop_arrows));
         print(&format!("listening on http://{}", listener.local_addr()?));
         print(&format!(
             "data in {}, status at /, analytics at /service-analytics/",
             self.folder.path().display()
         ));
-        let page = Arc::new(StatusPage::new(serving.clone(), playing.clone(), self.folder.clone()));
+        let page = Arc::new(StatusPage::new(serving.clone(), sources.clone(), self.folder.clone()));
         let status = move |request| {
             let page = page.clone();
             async move { page.answer(&request).await }
+        };
+        let mut cause = None;
+        let stop = async {
+            tokio::select! {
+                () = stop => {}
+                Some(why) = failed.recv() => cause = Some(why),
+            }
         };
         serving.gateway(listener, self.routes, status, stop).await;
         print("stopping");
         stop_arrows.cancel();
         // What a source did not commit is sent again after the next start.
-        if timeout(SOURCES_TIMEOUT, playing.ended()).await.is_err() {
+        if timeout(SOURCES_TIMEOUT, sources.ended()).await.is_err() {
             tracing::warn!("the event sources did not end in time");
         }
         serving.shutdown().await;
         telemetry.flush();
         drop(background);
-        Ok(())
+        match cause {
+            Some(why) => bail!(why),
+            None => Ok(()),
+        }
     }
 
     /// What goes on beside the requests: news for the terminal, and a look at the data folder.
-    fn background(&self, serving: &Serving, letters: mpsc::UnboundedReceiver<String>) -> JoinSet<()> {
+    fn background(
+        &self,
+        serving: &Serving,
+        letters: mpsc::UnboundedReceiver<String>,
+        fatal: mpsc::Sender<String>,
+    ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        let (health, news) = (serving.health(), Arc::new(Mutex::new((serving.changes(), letters))));
-        tasks.spawn(async move { supervise("terminal", &health, || print_news(news.clone())).await });
-        let (health, folder) = (serving.health(), self.folder.clone());
-        tasks.spawn(async move { supervise("data folder", &health, || watch_folder(folder.clone())).await });
+        let (supervised, news) = (serving.supervised(), Arc::new(Mutex::new((serving.changes(), letters))));
+        tasks.spawn(async move { supervised.supervise("terminal", || print_news(news.clone())).await });
+        let (supervised, folder) = (serving.supervised(), self.folder.clone());
+        tasks.spawn(async move {
+            supervised.supervise("data folder", || watch_folder(folder.clone(), fatal.clone())).await;
+        });
         tasks
     }
 }
 
-/// Says it once when the data folder is no longer what it was, and when it is again.
-async fn watch_folder(folder: Arc<DataFolder>) {
+/// Says it once when the data folder is no longer what it was, and when it is again. When another runtime has it, this
+/// one must end: both would send every event.
+async fn watch_folder(folder: Arc<DataFolder>, fatal: mpsc::Sender<String>) {
     let mut problem = None;
     loop {
-        let now = folder.check().err();
+        let now = match folder.check() {
+            Ok(()) => None,
+            Err(taken @ FolderError::Taken(_)) => {
+                // The receiver lives as long as this task does.
+                let _ = fatal.send(taken.to_string()).await;
+                return;
+            }
+            Err(gone) => Some(gone.to_string()),
+        };
         if now != problem {
             let line = now.as_deref().unwrap_or("the data folder is back");
             tracing::error!(problem = line, "the data folder changed");

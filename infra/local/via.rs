@@ -5,9 +5,10 @@ use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use eventing::sink::{Sink, SinkError};
-use http::{Request, Response};
+use eventing::sink::{Sink, SinkError, from_function};
+use http::{HeaderValue, Request, Response};
 use reqwest::{Client, Url, redirect::Policy};
+use shared::router::EVENT_TOKEN;
 
 use crate::stores::without_secrets;
 
@@ -63,14 +64,18 @@ impl Via {
 pub(crate) struct ViaSink {
     via: Via,
     client: Client,
+    /// What internal functions want of whoever sends them events.
+    event_token: Option<HeaderValue>,
 }
 
 impl ViaSink {
-    /// Connects when first needed.
-    pub(crate) fn new(via: Via) -> anyhow::Result<Self> {
+    /// Connects when first needed. `event_token` is sent where it is given.
+    pub(crate) fn new(via: Via, event_token: Option<&str>) -> anyhow::Result<Self> {
+        let mut event_token = event_token.map(HeaderValue::try_from).transpose()?;
+        event_token.iter_mut().for_each(|token| token.set_sensitive(true));
         let client =
             Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).no_proxy().build()?;
-        Ok(Self { via, client })
+        Ok(Self { via, client, event_token })
     }
 
     async fn exchange(&self, url: Url, request: Request<Bytes>) -> Result<Response<Bytes>, reqwest::Error> {
@@ -89,14 +94,19 @@ impl ViaSink {
 
 #[async_trait]
 impl Sink for ViaSink {
-    async fn send(&self, function: &str, request: Request<Bytes>) -> Result<Response<Bytes>, SinkError> {
+    async fn send(&self, function: &str, mut request: Request<Bytes>) -> Result<Response<Bytes>, SinkError> {
         // A dead letter names its function; it must not name another host.
         if !function.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || function.is_empty() {
             return Err(SinkError(format!("`{function}` is no name of a function")));
         }
         let url = self.via.url(function).map_err(SinkError)?;
+        if let Some(token) = &self.event_token {
+            request.headers_mut().insert(EVENT_TOKEN, token.clone());
+        }
         // The URL may hold a password.
-        self.exchange(url, request).await.map_err(|error| SinkError(causes(&error.without_url())))
+        let answer = self.exchange(url, request).await;
+        let answer = answer.map_err(|error| SinkError(causes(&error.without_url())))?;
+        from_function(answer, "the user and password of --via, and EVENT_TOKEN")
     }
 }
 

@@ -20,6 +20,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::not_run::{Lacks, not_run};
+
 /// The images of functions.
 pub const FUNCTIONS: [&str; 5] = ["ingest", "count", "store", "batch", "analytics"];
 /// The image beside them.
@@ -51,14 +53,12 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// The folder that holds the trees of all images, one a folder; says why where there is nothing to run.
 pub fn images() -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("IMAGES").map(PathBuf::from) else {
-        eprintln!(
-            "not run: IMAGES names no folder of images; `task test:images` makes one and runs this on it"
-        );
+        not_run(Lacks::Images, "IMAGES names no folder of images; `task test:images` makes one");
         return None;
     };
     let probe = Command::new("unshare").args(["--mount", "true"]).status();
     if !geteuid().is_root() || !probe.is_ok_and(|status| status.success()) {
-        eprintln!("not run: a process needs root here to get a root folder of its own");
+        not_run(Lacks::Root, "a process needs root here to get a root folder of its own");
         return None;
     }
     Some(folder)

@@ -7,6 +7,9 @@ mod image;
 
 /// Stands before the functions as OpenFaaS' gateway does.
 mod gateway;
+/// What a test says that cannot run here.
+#[path = "../not_run.rs"]
+mod not_run;
 
 use std::{
     collections::BTreeMap,

@@ -11,19 +11,19 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use eventing::sink::{Sink, SinkError};
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header::AUTHORIZATION, uri::Scheme};
+use eventing::sink::{Sink, SinkError, from_function, is_unauthorized};
+use http::{HeaderMap, Request, Response, Uri, header::AUTHORIZATION, uri::Scheme};
 use reqwest::{Client, redirect::Policy};
-use shared::{call::CALL_ID, error::Error};
+use shared::{
+    call::CALL_ID,
+    error::Error,
+    router::{EVENT_TOKEN, FUNCTION},
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::settings::Place;
 
-/// What all functions set in their answers, and nothing between them and here.
-const FUNCTION_HEADER: HeaderName = HeaderName::from_static("x-lambda-function");
-/// What tells functions that an event comes from here.
-const EVENT_TOKEN: HeaderName = HeaderName::from_static("x-event-token");
 /// How long a function may take to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may take to come about.
@@ -95,24 +95,13 @@ impl Gateway {
 impl Gateway {
     /// What came back for an event, if it is the function's word about that event.
     fn answer(&self, function: &str, answer: Response<Bytes>) -> Result<Response<Bytes>, SinkError> {
-        let status = answer.status();
-        let is_unauthorized = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let mut unauthorized = self.unauthorized.lock().unwrap_or_else(PoisonError::into_inner);
-        match is_unauthorized {
+        match is_unauthorized(answer.status()) {
             true => unauthorized.insert(function.to_owned()),
             false => unauthorized.remove(function),
         };
         drop(unauthorized);
-        if is_unauthorized {
-            let why = "check GATEWAY_USER, GATEWAY_PASSWORD and EVENT_TOKEN";
-            return Err(SinkError(format!("the forwarder was refused with {status}: {why}")));
-        }
-        if !answer.headers().contains_key(FUNCTION_HEADER) {
-            return Err(SinkError(format!(
-                "the function did not answer; the gateway answered {status} for it"
-            )));
-        }
-        Ok(answer)
+        from_function(answer, "GATEWAY_USER, GATEWAY_PASSWORD and EVENT_TOKEN")
     }
 }
 
@@ -143,7 +132,7 @@ impl Sink for Gateway {
             self.exchange(Request::get(uri).body(Bytes::new())?).await
         };
         match timeout(PROBE_TIMEOUT, asked).await {
-            Ok(Ok(answer)) => answer.status().is_success() && answer.headers().contains_key(FUNCTION_HEADER),
+            Ok(Ok(answer)) => answer.status().is_success() && answer.headers().contains_key(FUNCTION),
             _ => false,
         }
     }

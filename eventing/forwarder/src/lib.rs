@@ -9,7 +9,7 @@ use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use backend_log::Log;
 use eventing::{
-    arrows::{self, Arrows, Playing},
+    event_sources::{self, Resources, RunningSources},
     files::{self, FilesError},
     manifest::ManifestError,
     sink::Sink,
@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
 async fn start(manifests: &[PathBuf]) -> Result<(), ForwarderError> {
     let settings = Settings::read(|key| std::env::var(key).ok())?;
     let telemetry = telemetry::start("forwarder", &settings.config, io::stdout)?;
-    let log = backend_log::open(&settings.config.log_url)?;
+    let log = backend_log::open(&settings.log_url)?;
     let listener = TcpListener::bind(("0.0.0.0", settings.config.port)).await?;
     let stop = CancellationToken::new();
     let stopping = stop.clone().drop_guard();
@@ -90,14 +90,14 @@ async fn start(manifests: &[PathBuf]) -> Result<(), ForwarderError> {
 }
 
 /// Reads the arrows of manifests and of folders of them.
-pub fn read(manifests: &[PathBuf]) -> Result<Arrows, ForwarderError> {
+pub fn read(manifests: &[PathBuf]) -> Result<Resources, ForwarderError> {
     let texts = files::read(manifests)?;
-    Ok(Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?)
+    Ok(Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?)
 }
 
 /// Plays the arrows until `stop` and answers probes; then lets what is under way end, and commits.
 pub async fn forward(
-    arrows: &Arrows,
+    arrows: &Resources,
     log: Arc<dyn Log>,
     gateway: Arc<Gateway>,
     listener: TcpListener,
@@ -111,14 +111,14 @@ pub async fn forward(
         }
     });
     let sink: Arc<dyn Sink> = gateway.clone();
-    let playing = Arc::new(arrows::play(arrows, &log, &sink, news, &stop));
-    let probes = routes(log, gateway, playing.clone());
+    let sources = Arc::new(event_sources::run(arrows, &log, &sink, news, &stop));
+    let probes = routes(log, gateway, sources.clone());
     serve::serve(listener, probes, stop.cancelled_owned()).await;
-    playing.ended().await;
+    sources.ended().await;
 }
 
 /// The probes, `GET /arrows`: what each arrow did and how far behind it is, and `GET /tasks`: what else runs, and failed.
-fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, playing: Arc<Playing>) -> Router {
+fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, sources: Arc<RunningSources>) -> Router {
     let ready = move || {
         let (log, gateway) = (log.clone(), gateway.clone());
         async move {
@@ -126,14 +126,14 @@ fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, playing: Arc<Playing>) -> Ro
             gateway.ready().await
         }
     };
-    let tasks = playing.clone();
+    let tasks = sources.clone();
     Router::new(ready)
         .route(Method::GET, "/arrows", move |_| {
-            let playing = playing.clone();
-            async move { Ok(json(StatusCode::OK, &playing.status().await)) }
+            let sources = sources.clone();
+            async move { Ok(json(StatusCode::OK, &sources.status().await)) }
         })
         .route(Method::GET, "/tasks", move |_| {
-            let playing = tasks.clone();
-            async move { Ok(json(StatusCode::OK, &playing.tasks())) }
+            let sources = tasks.clone();
+            async move { Ok(json(StatusCode::OK, &sources.tasks())) }
         })
 }

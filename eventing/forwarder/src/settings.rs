@@ -11,8 +11,10 @@ use shared::config::{self, Config, ConfigError, DATA};
 
 /// The configuration of a forwarder.
 pub struct Settings {
-    /// `PORT`, `LOG_URL` and so on.
+    /// `PORT`, `LOG_LEVEL` and so on.
     pub config: Config,
+    /// `LOG_URL`: the only store that it knows.
+    pub log_url: String,
     /// Where functions are called.
     pub gateway: Place,
 }
@@ -33,9 +35,11 @@ pub struct Place {
 impl Settings {
     /// Reads keys through `env`, and from the file that it names. `GATEWAY_URL` must be there; `GATEWAY_USER` and
     /// `GATEWAY_PASSWORD`, and `EVENT_TOKEN`, or the files that the same keys with `_FILE` name, may be.
-    pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    pub fn read(env: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Result<Self, ConfigError> {
         let get = config::lookup(env)?;
-        Ok(Self { gateway: Place::read(&get)?, config: Config::of(get, Path::new(DATA))? })
+        let gateway = Place::read(&get)?;
+        let config = Config::of(get, Path::new(DATA))?;
+        Ok(Self { gateway, log_url: config.log_url()?, config })
     }
 }
 
@@ -117,7 +121,11 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
-        Settings::read(|key| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned()))
+        let pairs: Vec<_> =
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Settings::read(move |key| {
+            pairs.iter().find(|(k, _)| k == key).map(|(_, v): &(String, String)| v.clone())
+        })
     }
 
     #[test]

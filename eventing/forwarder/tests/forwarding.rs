@@ -13,7 +13,7 @@ use std::{
 
 use backend_log::{Delivered, Log, Start};
 use bytes::Bytes;
-use eventing::arrows::Arrows;
+use eventing::event_sources::Resources;
 use forwarder::{Gateway, Settings, forward};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -150,9 +150,10 @@ impl Forwarding {
     async fn with(data: TempDir, gateway: &StandIn, edit: impl Fn(String) -> String) -> Self {
         let file = data.path().join("log.db");
         let url = format!("sqlite:{}", file.display());
-        let settings = Settings::read(|key| match key {
+        let gateway_url = gateway.url.clone();
+        let settings = Settings::read(move |key| match key {
             "LOG_URL" => Some(url.clone()),
-            "GATEWAY_URL" => Some(gateway.url.clone()),
+            "GATEWAY_URL" => Some(gateway_url.clone()),
             "GATEWAY_USER" => Some("admin".to_owned()),
             "GATEWAY_PASSWORD" => Some("secret".to_owned()),
             "EVENT_TOKEN" => Some("token".to_owned()),
@@ -163,8 +164,9 @@ impl Forwarding {
         std::fs::write(&seconds, SECONDS).unwrap();
         let texts = eventing::files::read(&[manifests(), vec![seconds]].concat()).unwrap();
         let texts: Vec<_> = texts.into_iter().map(|(file, text)| (file, edit(text))).collect();
-        let arrows = Arrows::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str()))).unwrap();
-        let log = backend_log::open(&settings.config.log_url).unwrap();
+        let arrows =
+            Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str()))).unwrap();
+        let log = backend_log::open(&settings.log_url).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (kept, stopped) = (log.clone(), stop.clone());
@@ -175,7 +177,7 @@ impl Forwarding {
 
     async fn ingest(&self, name: &str) -> User {
         let user = User { id: Uuid::new_v4(), name: name.to_owned() };
-        let record = event::to_record(&event::ingested(&user, &HeaderMap::new()), &user);
+        let record = event::to_record(&event::ingested(&user, &HeaderMap::new()).unwrap(), &user);
         self.log.append("user", vec![record]).await.unwrap();
         user
     }

@@ -1,4 +1,4 @@
-//! `serving.knative.dev/v1 Service`: what is played of it, and what is a cluster's alone.
+//! `serving.knative.dev/v1 Service`: what is run of it, and what is a cluster's alone.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ pub struct RevisionSpec {
     pub container_concurrency: u32,
     /// How long a request may take, seconds.
     pub timeout_seconds: Option<u32>,
-    /// Exactly one is played here.
+    /// Exactly one runs here.
     pub containers: Vec<Container>,
     /// A cluster's alone.
     pub service_account_name: Option<String>,

@@ -25,8 +25,8 @@ use crate::query::Query;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("analytics", |config: &Config| {
-        let views = backend_views::open(&config.views_url, config.speed_retention)?;
-        let master = backend_master::open(&config.master_url)?;
+        let views = backend_views::open(&config.views_url()?, config.speed_retention()?)?;
+        let master = backend_master::open(&config.master_url()?)?;
         Ok(routes(views, master))
     })
 }

@@ -16,8 +16,8 @@ use shared::{
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("batch", |config: &Config| {
-        let master = backend_master::open(&config.master_url)?;
-        Ok(routes(master).guarded(config.event_token.clone()))
+        let master = backend_master::open(&config.master_url()?)?;
+        Ok(routes(master).guarded(config.event_token()?))
     })
 }
 

@@ -22,8 +22,8 @@ const GROUP: usize = 1_000;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("count", |config: &Config| {
-        let views = backend_views::open(&config.views_url, config.speed_retention)?;
-        Ok(routes(views).guarded(config.event_token.clone()))
+        let views = backend_views::open(&config.views_url()?, config.speed_retention()?)?;
+        Ok(routes(views).guarded(config.event_token()?))
     })
 }
 

@@ -124,7 +124,8 @@ fn time(text: &str) -> Result<String, &'static str> {
     if !(1..=9999).contains(&utc.year()) {
         return Err("must lie in the years 0001 to 9999 in UTC");
     }
-    let digits = upper.bytes().skip("2018-04-05T03:56:24.".len()).take_while(u8::is_ascii_digit).count();
+    let fraction = upper.split_once('.').map_or("", |(_, rest)| rest);
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
     let is_common = time.offset().local_minus_utc().abs() <= MAX_OFFSET_S && digits <= MAX_FRACTION_DIGITS;
     Ok(if is_common { upper } else { utc.to_rfc3339_opts(SecondsFormat::AutoSi, true) })
 }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use cloudevents::{EventBuilder, EventBuilderV10};
 use http::{
     HeaderMap, HeaderValue,
     header::{CONTENT_TYPE, USER_AGENT},
@@ -26,8 +27,8 @@ pub(crate) fn event(headers: &HeaderMap, body: &Bytes) -> Option<Result<Event, I
     let topic = headers.get("x-topic").and_then(|topic| topic.to_str().ok());
     match topic {
         Some(topic) if topic != CRON => Some(record(headers, topic, body)),
-        Some(_) => Some(Ok(tick(body))),
-        None if is_tick(headers, body) => Some(Ok(tick(body))),
+        Some(_) => Some(tick(body)),
+        None if is_tick(headers, body) => Some(tick(body)),
         None => None,
     }
 }
@@ -44,11 +45,11 @@ fn is_tick(headers: &HeaderMap, body: &Bytes) -> bool {
     is_named || is_bare && headers.contains_key("x-call-id") && headers.contains_key("x-start-time")
 }
 
-fn tick(body: &Bytes) -> Event {
-    let mut event =
-        Event::new(uuid::Uuid::now_v7(), "/openfaas/cron-connector", "dev.lambda-architecture.tick");
+fn tick(body: &Bytes) -> Result<Event, InvalidEvent> {
+    let builder = EventBuilderV10::new().id(uuid::Uuid::now_v7()).source("/openfaas/cron-connector");
+    let mut event = Event::try_from(builder.ty("dev.lambda-architecture.tick"))?;
     event.data = body.clone();
-    event
+    Ok(event)
 }
 
 /// The event in the record, or a wrapper as a KafkaSource makes it.

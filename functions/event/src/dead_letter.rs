@@ -1,13 +1,14 @@
 //! Dead-letter events: with the reason of the failure, or wrapped around a record that cannot be sent.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Display};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use chrono::DateTime;
 use http::{HeaderMap, StatusCode};
 
 use crate::{
-    Event, Undecodable, media,
+    Event,
     record::{Delivered, Origin, Record, extension_name, time},
 };
 
@@ -71,14 +72,18 @@ impl Event {
     /// (`recordkey`) and the values of its headers (`recordheaders`, a JSON array of pairs) are Base64, and `why` is the
     /// reason as if a function had answered it. What is too long is cut and named in `recordtruncated`.
     #[must_use]
-    pub fn undeliverable(delivered: &Delivered, origin: Origin<'_>, why: &Undecodable) -> Self {
+    pub fn undeliverable(delivered: &Delivered, origin: Origin<'_>, why: impl Display) -> Self {
         let Delivered { partition, offset, time_ms, record } = delivered;
         let mut event =
             Self::new(format!("partition:{partition}/offset:{offset}"), origin.source(), UNDELIVERABLE);
         event.set("subject", format!("partition:{partition}#{offset}"));
         event.attributes.extend(time(*time_ms).map(|time| ("time".to_owned(), time)));
         event.set_place(partition, offset);
-        event.set("knativeerrordata", BASE64_STANDARD.encode(why.to_string()));
+        let why = why.to_string();
+        event.set(
+            "knativeerrordata",
+            BASE64_STANDARD.encode(&why.as_bytes()[..why.len().min(MAX_ERROR_DATA)]),
+        );
         let mut cut = Vec::new();
         let mut room = MAX_RECORD;
         if let Some(key) = &record.key {
@@ -91,7 +96,8 @@ impl Event {
             event.set("recordheaders", headers(record, &mut cut));
         }
         room -= event.encoded_size().min(room);
-        event.content_type = Some(content_type(record));
+        // Whatever it claims to be, it is shown as the bytes that it is.
+        event.content_type = Some("application/octet-stream".to_owned());
         if let Some(value) = &record.value {
             event.data = beginning(value, room, "value", &mut cut);
         }
@@ -100,6 +106,69 @@ impl Event {
         }
         event
     }
+}
+
+/// A record that an undeliverable event holds, with where it was read. It borrows from nothing, so that it outlives
+/// the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    /// The record.
+    pub delivered: Delivered,
+    namespace: String,
+    name: String,
+    topic: String,
+}
+
+impl RawRecord {
+    /// Where the record was read.
+    #[must_use]
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { namespace: &self.namespace, name: &self.name, topic: &self.topic }
+    }
+
+    /// The record inside of what [`Event::undeliverable`] made. The error says why it cannot be had: it is no such
+    /// event, or parts of the record were cut.
+    pub fn from_event(event: &Event) -> Result<Self, String> {
+        let attribute = |name: &str| event.attribute(name).ok_or_else(|| format!("`{name}` is missing"));
+        if let Some(parts) = event.attribute("recordtruncated") {
+            return Err(format!("only the beginning of the record is kept ({parts})"));
+        }
+        let number = |name: &str| attribute(name)?.parse::<i64>().map_err(|e| format!("`{name}`: {e}"));
+        let partition = number("knativekafkapartition")?;
+        let time = event.attribute("time").and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+        let headers: Vec<(String, String)> = event
+            .attribute("recordheaders")
+            .map_or(Ok(Vec::new()), serde_json::from_str)
+            .map_err(not_whole)?;
+        let headers = headers.into_iter().map(|(name, value)| Ok((name, decoded(&value)?)));
+        let record = Record {
+            key: event.attribute("recordkey").map(decoded).transpose()?,
+            headers: headers.collect::<Result<_, String>>()?,
+            value: Some(event.data.clone()),
+        };
+        let source = attribute("source")?;
+        let origin = source.strip_prefix("/apis/v1/namespaces/").and_then(|rest| {
+            let (namespace, rest) = rest.split_once("/kafkasources/")?;
+            let (name, topic) = rest.split_once('#')?;
+            Some((namespace.to_owned(), name.to_owned(), topic.to_owned()))
+        });
+        let (namespace, name, topic) = origin.ok_or_else(|| format!("`{source}` is no KafkaSource"))?;
+        let delivered = Delivered {
+            partition: i32::try_from(partition).map_err(not_whole)?,
+            offset: number("knativekafkaoffset")?,
+            time_ms: time.map_or(0, |time| time.timestamp_millis()),
+            record,
+        };
+        Ok(Self { delivered, namespace, name, topic })
+    }
+}
+
+fn decoded(text: &str) -> Result<Bytes, String> {
+    BASE64_STANDARD.decode(text).map(Bytes::from).map_err(not_whole)
+}
+
+fn not_whole(why: impl Display) -> String {
+    format!("the raw record is not whole: {why}")
 }
 
 /// The event without what describes an undeliverable record: a replay sends the record's value.
@@ -134,15 +203,4 @@ fn headers(record: &Record, cut: &mut Vec<&'static str>) -> String {
     }
     // Pairs of strings have no way to fail to serialise.
     serde_json::to_string(&kept).unwrap_or_default()
-}
-
-/// JSON where the record's data is that, so that it can be shown and sent as such.
-fn content_type(record: &Record) -> String {
-    let own = record.content_type();
-    let is_json = own.as_deref().is_none_or(|kind| media::is_json(kind) && media::fault(kind).is_none());
-    let is_valid = || {
-        let value = record.value.as_deref().unwrap_or_default();
-        serde_json::from_slice::<serde::de::IgnoredAny>(value).is_ok()
-    };
-    if is_json && is_valid() { "application/json" } else { "application/octet-stream" }.to_owned()
 }

@@ -5,6 +5,7 @@
 
 mod attribute;
 mod binary;
+mod build;
 mod connector;
 mod dead_letter;
 mod error;
@@ -15,9 +16,10 @@ mod receive;
 mod record;
 
 use bytes::Bytes;
+pub use cloudevents::{EventBuilder, EventBuilderV10};
 
 pub use crate::{
-    dead_letter::{Answer, UNDELIVERABLE, Undelivered},
+    dead_letter::{Answer, RawRecord, UNDELIVERABLE, Undelivered},
     error::{InvalidEvent, Undecodable},
     limits::{
         MAX_ADMITTED_EXTENSIONS, MAX_ADMITTED_SIZE, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE,

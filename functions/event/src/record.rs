@@ -69,7 +69,8 @@ pub struct Origin<'a> {
 
 impl Origin<'_> {
     /// The `source` of events that a KafkaSource makes.
-    pub(crate) fn source(&self) -> String {
+    #[must_use]
+    pub fn source(&self) -> String {
         let Self { namespace, name, topic } = self;
         format!("/apis/v1/namespaces/{namespace}/kafkasources/{name}#{topic}")
     }

@@ -3,7 +3,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use event::{Answer, Delivered, Event, Origin, Record, UNDELIVERABLE, Undecodable, Undelivered};
+use event::{Answer, Delivered, Event, Origin, RawRecord, Record, UNDELIVERABLE, Undecodable, Undelivered};
 
 const ORIGIN: Origin<'static> = Origin { namespace: "default", name: "log-to-count", topic: "user" };
 
@@ -31,7 +31,7 @@ fn fault(delivered: &Delivered) -> Undecodable {
 }
 
 fn is_letter(delivered: &Delivered) -> Event {
-    let letter = Event::undeliverable(delivered, ORIGIN, &fault(delivered));
+    let letter = Event::undeliverable(delivered, ORIGIN, fault(delivered));
     assert_eq!(letter.attribute("type"), Some(UNDELIVERABLE));
     assert!(letter.to_record().size() < 1_000_000 + 32 * 1024);
     letter
@@ -54,7 +54,7 @@ fn an_event_with_more_attributes_than_headers_fit_is_no_panic() {
     let plain = |n| (format!("h{n}"), Bytes::from_static(b"1"));
     let mut many = delivered(&[], r#"{"a":1}"#);
     many.record.headers.extend((0..92).map(plain));
-    assert_eq!(is_letter(&many).to_structured()["data"], serde_json::json!({"a": 1}));
+    assert_eq!(is_letter(&many).to_structured()["data_base64"], BASE64_STANDARD.encode(r#"{"a":1}"#));
 }
 
 #[test]
@@ -74,6 +74,11 @@ fn an_undeliverable_record_is_kept_with_all_that_it_was() {
         assert_eq!(shown[name], value, "{name}");
     }
     assert_eq!(shown.get("recordtruncated"), None);
+    let read =
+        Event::from_record(&Delivered { record: letter.to_record(), ..delivered.clone() }, ORIGIN).unwrap();
+    let raw = RawRecord::from_event(&read).unwrap();
+    assert_eq!(raw.delivered, delivered);
+    assert_eq!(raw.origin().source(), ORIGIN.source());
     let request = letter.to_request("default").unwrap();
     assert!(!request.headers().contains_key("ce-recordheaders"), "a replay sends the data alone");
 }
@@ -83,7 +88,9 @@ fn a_letter_stays_below_what_a_producer_takes() {
     let long = "h".repeat(400_000);
     let mut large = delivered(&[("ce_specversion", "1.0"), ("a", "b"), ("long", &long)], vec![0; 1_000_000]);
     large.record.key = Some(Bytes::from(vec![b'k'; 500_000]));
-    assert_eq!(is_letter(&large).attribute("recordtruncated"), Some("key headers value"));
+    let letter = is_letter(&large);
+    assert_eq!(letter.attribute("recordtruncated"), Some("key headers value"));
+    assert!(RawRecord::from_event(&letter).unwrap_err().contains("key headers value"));
 }
 
 #[test]

@@ -22,8 +22,8 @@ const GROUP: usize = 256;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("ingest", |config: &Config| {
-        let log = backend_log::open(&config.log_url)?;
-        Ok(routes(log, backend_log::topic(&config.log_url)))
+        let url = config.log_url()?;
+        Ok(routes(backend_log::open(&url)?, backend_log::topic(&url)))
     })
 }
 
@@ -79,7 +79,7 @@ async fn user(appends: Appends, request: Request) -> Result<Response, Error> {
         );
     }
     let user = User::from_json(&request.body)?;
-    let record = event::to_record(&event::ingested(&user, &request.headers), &user);
+    let record = event::to_record(&event::ingested(&user, &request.headers)?, &user);
     submit(&appends, vec![record]).await?;
     Ok(json(StatusCode::CREATED, &user))
 }

@@ -1,6 +1,11 @@
-//! The configuration of all functions, read once: first the environment, then the file that `CONFIG_FILE` names.
+//! Configuration: the environment, then the file that `CONFIG_FILE` names. Each function reads the keys it uses alone.
 
-use std::{collections::HashMap, fmt, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -32,69 +37,117 @@ impl ConfigError {
     }
 }
 
-/// The configuration of a function.
-#[derive(Clone)]
+/// What all functions share, and a way to the keys of one function's own. Stores and secrets are read when a function
+/// asks for them: a missing or wrong key of another function's store is no fault of this one.
 pub struct Config {
     /// `PORT`: the HTTP port.
     pub port: u16,
-    /// `LOG_URL`: `sqlite:PATH` or `kafka://…`.
-    pub log_url: String,
-    /// `MASTER_URL`: `sqlite:PATH` or `mysql://…`.
-    pub master_url: String,
-    /// `VIEWS_URL`: `sqlite:PATH` or `cassandra://…`.
-    pub views_url: String,
     /// `LOG_LEVEL`: a `tracing` filter.
     pub log_level: String,
     /// `METRICS_PORT`: the port of Prometheus metrics, if enabled.
     pub metrics_port: Option<u16>,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where traces are sent, if enabled.
     pub otlp_endpoint: Option<String>,
-    /// `SPEED_RETENTION`: how long the speed layer keeps its history. The batch layer serves older points.
-    pub speed_retention: Duration,
-    /// `EVENT_TOKEN`, or the content of the file `EVENT_TOKEN_FILE`: the secret that internal functions require from
-    /// event senders.
-    pub event_token: Option<String>,
+    get: Box<Get>,
+    data: PathBuf,
 }
 
-/// Default folder of the embedded stores.
+/// Finds the value of a key.
+type Get = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// The folder of everything embedded, unless told otherwise.
 pub const DATA: &str = "data";
 
 /// Default retention of the speed layer's history.
 const SPEED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Config {
-    /// Reads keys through `env`, and missing ones from the configuration file. Embedded stores default to the folder
-    /// `data`.
-    pub fn read(env: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
+    /// Reads keys through `env`; a key that it does not know is looked up in the configuration file.
+    /// What is embedded by default lies in the folder `data`.
+    ///
+    /// # Errors
+    /// The file, or a key that all functions share, cannot be used.
+    pub fn read(
+        env: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+        data: &Path,
+    ) -> Result<Self, ConfigError> {
         Self::of(lookup(env)?, data)
     }
 
-    /// Like `from_env`, with keys from `lookup`.
-    pub fn of(get: impl Fn(&str) -> Option<String>, data: &Path) -> Result<Self, ConfigError> {
+    /// The same of keys that `get` finds.
+    ///
+    /// # Errors
+    /// A key that all functions share cannot be used.
+    pub fn of(
+        get: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+        data: &Path,
+    ) -> Result<Self, ConfigError> {
         let or = |key: &str, default: &str| get(key).unwrap_or_else(|| default.to_owned());
-        let url = |key: &str, file: &str| match get(key) {
-            Some(url) => expand(key, &url, &get),
-            None => Ok(format!("sqlite:{}", data.join(file).display())),
-        };
         Ok(Self {
             port: port("PORT", &or("PORT", "8080"))?,
-            log_url: url("LOG_URL", "log.db")?,
-            master_url: url("MASTER_URL", "master.db")?,
-            views_url: url("VIEWS_URL", "views.db")?,
             log_level: or("LOG_LEVEL", "info"),
             metrics_port: get("METRICS_PORT").map(|p| port("METRICS_PORT", &p)).transpose()?,
             otlp_endpoint: get("OTEL_EXPORTER_OTLP_ENDPOINT"),
-            speed_retention: match get("SPEED_RETENTION") {
-                Some(text) => duration(&text).ok_or_else(|| {
-                    ConfigError::new(
-                        "SPEED_RETENTION",
-                        format!("`{text}` is no duration like 7d, 12h, 30m or 90s"),
-                    )
-                })?,
-                None => SPEED_RETENTION,
-            },
-            event_token: event_token(&get)?,
+            get: Box::new(get),
+            data: data.to_owned(),
         })
+    }
+
+    /// `LOG_URL`: `sqlite:PATH` or `kafka://…`.
+    ///
+    /// # Errors
+    /// It names a key that is not set.
+    pub fn log_url(&self) -> Result<String, ConfigError> {
+        self.url("LOG_URL", "log.db")
+    }
+
+    /// `MASTER_URL`: `sqlite:PATH` or `mysql://…`.
+    ///
+    /// # Errors
+    /// It names a key that is not set.
+    pub fn master_url(&self) -> Result<String, ConfigError> {
+        self.url("MASTER_URL", "master.db")
+    }
+
+    /// `VIEWS_URL`: `sqlite:PATH` or `cassandra://…`.
+    ///
+    /// # Errors
+    /// It names a key that is not set.
+    pub fn views_url(&self) -> Result<String, ConfigError> {
+        self.url("VIEWS_URL", "views.db")
+    }
+
+    /// `SPEED_RETENTION`: how long the speed layer keeps its history; the batch layer serves what is older.
+    ///
+    /// # Errors
+    /// It is not a duration.
+    pub fn speed_retention(&self) -> Result<Duration, ConfigError> {
+        const KEY: &str = "SPEED_RETENTION";
+        let Some(text) = self.value(KEY) else { return Ok(SPEED_RETENTION) };
+        duration(&text)
+            .ok_or_else(|| ConfigError::new(KEY, format!("`{text}` is no duration like 7d, 12h, 30m or 90s")))
+    }
+
+    /// `EVENT_TOKEN`, or what the file `EVENT_TOKEN_FILE` holds: the secret that internal functions want of whoever
+    /// sends them events.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the secret is empty or not visible ASCII.
+    pub fn event_token(&self) -> Result<Option<String>, ConfigError> {
+        event_token(&self.get)
+    }
+
+    /// The value of any key as it was given; `None` where it is not set.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<String> {
+        (self.get)(key)
+    }
+
+    fn url(&self, key: &str, file: &str) -> Result<String, ConfigError> {
+        match self.value(key) {
+            Some(url) => expand(key, &url, &self.get),
+            None => Ok(format!("sqlite:{}", self.data.join(file).display())),
+        }
     }
 }
 
@@ -190,26 +243,39 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let env = |key: &str| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned());
-        Config::read(env, Path::new(DATA))
+        let pairs: HashMap<String, String> =
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Config::read(move |key: &str| pairs.get(key).cloned(), Path::new(DATA))
     }
 
     #[test]
     fn nothing_configured_means_embedded() {
         let config = read(&[]).unwrap();
-        assert_eq!((config.port, config.log_url.as_str()), (8080, "sqlite:data/log.db"));
+        assert_eq!((config.port, config.log_url().unwrap().as_str()), (8080, "sqlite:data/log.db"));
     }
 
     #[test]
     fn a_bad_value_names_its_key() {
-        for (key, value) in [
-            ("PORT", "80a"),
-            ("METRICS_PORT", "-1"),
-            ("SPEED_RETENTION", "7"),
-            ("CONFIG_FILE", "/does/not/exist"),
-        ] {
+        for (key, value) in [("PORT", "80a"), ("METRICS_PORT", "-1"), ("CONFIG_FILE", "/does/not/exist")] {
             assert_eq!(read(&[(key, value)]).err().unwrap().key, key);
         }
+        let retention = read(&[("SPEED_RETENTION", "7")]).unwrap().speed_retention();
+        assert_eq!(retention.err().unwrap().key, "SPEED_RETENTION");
+    }
+
+    #[test]
+    fn a_key_that_nobody_asks_for_does_no_harm() {
+        let wrong = [
+            ("LOG_URL", "kafka://$(NOWHERE)"),
+            ("VIEWS_URL", "cassandra://$(NOWHERE"),
+            ("SPEED_RETENTION", "7"),
+            ("EVENT_TOKEN_FILE", "/does/not/exist"),
+        ];
+        let config = read(&wrong).unwrap();
+        assert_eq!(config.master_url().unwrap(), "sqlite:data/master.db");
+        assert_eq!(config.log_url().err().unwrap().key, "LOG_URL");
+        assert_eq!(config.views_url().err().unwrap().key, "VIEWS_URL");
+        assert_eq!(config.event_token().err().unwrap().key, "EVENT_TOKEN_FILE");
     }
 
     #[test]
@@ -225,11 +291,13 @@ mod tests {
     fn a_url_takes_its_password_from_another_key() {
         let url = ("MASTER_URL", "mysql://app:$(MYSQL_PASSWORD)@db/$(DB)");
         let config = read(&[url, ("MYSQL_PASSWORD", "a@b/c$(X)"), ("DB", "lambda")]).unwrap();
-        assert_eq!(config.master_url, "mysql://app:a%40b%2Fc%24%28X%29@db/lambda");
+        assert_eq!(config.master_url().unwrap(), "mysql://app:a%40b%2Fc%24%28X%29@db/lambda");
         for bad in ["mysql://app:$(MYSQL_PASSWORD@db", "mysql://app:$(NOWHERE)@db"] {
-            assert_eq!(read(&[("MASTER_URL", bad)]).err().unwrap().key, "MASTER_URL");
+            let config = read(&[("MASTER_URL", bad)]).unwrap();
+            assert_eq!(config.master_url().err().unwrap().key, "MASTER_URL");
         }
-        assert_eq!(read(&[("LOG_URL", "sqlite:$(odd)/log.db")]).unwrap().log_url, "sqlite:$(odd)/log.db");
+        let config = read(&[("LOG_URL", "sqlite:$(odd)/log.db")]).unwrap();
+        assert_eq!(config.log_url().unwrap(), "sqlite:$(odd)/log.db");
     }
 
     #[test]
@@ -240,7 +308,8 @@ mod tests {
             dir.path().join(name).to_str().unwrap().to_owned()
         };
         let (good, empty, gone) = (file("good", "s3cret\n"), file("empty", "\n"), dir.path().join("gone"));
-        let token = |pairs: &[(&str, &str)]| read(pairs).map(|c| c.event_token).map_err(|e| e.key);
+        let token =
+            |pairs: &[(&str, &str)]| read(pairs).and_then(|config| config.event_token()).map_err(|e| e.key);
         assert_eq!(token(&[]), Ok(None));
         assert_eq!(token(&[("EVENT_TOKEN", "")]), Ok(None));
         assert_eq!(token(&[("EVENT_TOKEN", "s3cret")]), Ok(Some("s3cret".into())));

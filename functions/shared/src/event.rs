@@ -1,7 +1,9 @@
 //! Events whose data is a user. The crate `event` does the encoding; this module maps data to users and errors to HTTP.
 
 use bytes::Bytes;
+use chrono::SubsecRound;
 pub use event::{BATCHED, Event, InvalidEvent, STRUCTURED, is_json, media_type};
+use event::{EventBuilder, EventBuilderV10};
 use http::{HeaderMap, StatusCode};
 use uuid::Uuid;
 
@@ -85,16 +87,19 @@ pub fn at_index(mut rejection: Rejection, index: usize, of: usize) -> Rejection 
 }
 
 /// The event of a plain `POST /user`.
-#[must_use]
-pub fn ingested(user: &User, headers: &HeaderMap) -> Event {
+pub fn ingested(user: &User, headers: &HeaderMap) -> Result<Event, Rejection> {
     let id = user.id.to_string();
-    let mut event = Event::new(Uuid::now_v7(), "/ingest", INGESTED);
-    event.set("subject", id.clone());
-    event.set("time", chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
-    event.set("partitionkey", id);
+    let builder = EventBuilderV10::new()
+        .id(Uuid::now_v7())
+        .source("/ingest")
+        .ty(INGESTED)
+        .subject(&id)
+        .time(chrono::Utc::now().trunc_subsecs(3))
+        .extension("partitionkey", id);
+    let mut event = Event::try_from(builder)?;
     event.content_type = Some("application/json".to_owned());
     event.carry_trace(headers);
-    event
+    Ok(event)
 }
 
 /// The record of an event whose data is the user, in CloudEvents' Kafka binary mode. Its key is the user's id.

@@ -89,7 +89,9 @@ async fn function(
     name: &'static str,
     open: impl FnOnce(&Config) -> Result<Router, ConfigError>,
 ) -> Result<(), Stop> {
-    let config = Config::read(|key| std::env::var(key).ok(), Path::new(DATA)).map_err(Stop::Config)?;
+    // Whoever starts functions as children says where embedded stores lie.
+    let data = std::env::var_os("DATA_FOLDER").unwrap_or_else(|| DATA.into());
+    let config = Config::read(|key| std::env::var(key).ok(), Path::new(&data)).map_err(Stop::Config)?;
     let telemetry = telemetry::start(name, &config, io::stdout).map_err(Stop::Config)?;
     bound::raise_descriptors();
     let router = open(&config).map_err(Stop::Config)?.named(name);

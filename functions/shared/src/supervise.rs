@@ -5,12 +5,13 @@ use std::{
     any::Any,
     future::Future,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -48,9 +49,66 @@ impl TaskHealth {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.into());
     }
 
+    /// Remembers, logs and counts a panic after which the task is started again.
+    pub fn panicked(&self, name: &str, message: &str) {
+        let why = format!("panicked: {message}");
+        tracing::error!(task = name, why, "a task failed and is restarted");
+        self.failed(why);
+        self.restarts.fetch_add(1, Relaxed);
+        crate::metrics::restarted(name);
+    }
+
     /// Clears the last failure, because the task works again.
     pub fn recovered(&self) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// How a supervised task fares, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskStatus {
+    /// The task's name.
+    pub name: String,
+    /// Restarts after panics since the process began.
+    pub restarts: u64,
+    /// What fails now, or failed last; null when nothing did.
+    pub last_error: Option<String>,
+}
+
+/// Supervised tasks by name, in the order in which they were registered; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct TaskRegistry(Arc<Mutex<Vec<(String, Arc<TaskHealth>)>>>);
+
+impl TaskRegistry {
+    /// The health of a task, which is shown from now on.
+    pub fn register(&self, name: &str) -> Arc<TaskHealth> {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, health)) = tasks.iter().find(|(registered, _)| registered == name) {
+            return health.clone();
+        }
+        let health = Arc::new(TaskHealth::default());
+        tasks.push((name.to_owned(), health.clone()));
+        health
+    }
+
+    /// How each task fares.
+    #[must_use]
+    pub fn status(&self) -> Vec<TaskStatus> {
+        let status = |(name, health): &(String, Arc<TaskHealth>)| TaskStatus {
+            name: name.clone(),
+            restarts: health.restarts(),
+            last_error: health.last_error(),
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(status).collect()
+    }
+
+    /// Registers a task and keeps it running; see [`supervise`].
+    pub async fn supervise<F>(&self, name: &str, start: impl FnMut() -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        supervise(name, &self.register(name), start).await;
     }
 }
 
@@ -72,14 +130,10 @@ where
                 Err(_) => return,
             },
         };
-        let why = format!("panicked: {}", panic_message(&*panic));
         if started.elapsed() >= STABLE_AFTER {
             backoff = FIRST_BACKOFF;
         }
-        tracing::error!(task = name, why, restart_in = ?backoff, "a task failed and is restarted");
-        health.failed(why);
-        health.restarts.fetch_add(1, Relaxed);
-        crate::metrics::restarted(name);
+        health.panicked(name, &panic_message(&*panic));
         sleep(backoff).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
     }
@@ -102,7 +156,7 @@ impl Drop for AbortOnDrop {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, atomic::AtomicU32};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -118,6 +172,24 @@ mod tests {
         assert_eq!((runs.load(Relaxed), health.restarts()), (4, 3));
         assert_eq!(health.last_error().as_deref(), Some("panicked: not yet"));
         assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registered_task_is_shown_once_whether_it_failed_or_not() {
+        let (tasks, runs) = (TaskRegistry::default(), Arc::new(AtomicU32::new(0)));
+        tasks.register("well");
+        let start = || {
+            let runs = runs.clone();
+            async move { assert!(runs.fetch_add(1, Relaxed) == 2, "it broke") }
+        };
+        tasks.supervise("clock", start).await;
+        assert_eq!(tasks.register("clock").restarts(), 2);
+        let shown = |name: &str, restarts, last_error: Option<&str>| TaskStatus {
+            name: name.to_owned(),
+            restarts,
+            last_error: last_error.map(str::to_owned),
+        };
+        assert_eq!(tasks.status(), [shown("well", 0, None), shown("clock", 2, Some("panicked: it broke"))]);
     }
 
     #[tokio::test(start_paused = true)]

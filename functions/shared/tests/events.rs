@@ -100,7 +100,7 @@ fn the_log_keeps_an_events_attributes_and_its_trace() {
 #[test]
 fn a_plain_user_becomes_an_event_with_the_promised_attributes() {
     let user = User::from_json(json_user("a").as_bytes()).unwrap();
-    let record = to_record(&ingested(&user, &HeaderMap::new()), &user);
+    let record = to_record(&ingested(&user, &HeaderMap::new()).unwrap(), &user);
     let header = |name: &str| String::from_utf8(record.header(name).unwrap().to_vec()).unwrap();
     assert_eq!(header("ce_type"), "dev.lambda-architecture.user.ingested");
     assert_eq!(header("ce_source"), "/ingest");

@@ -22,8 +22,8 @@ const GROUP: usize = 1_000;
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
     serve::run("store", |config: &Config| {
-        let master = backend_master::open(&config.master_url)?;
-        Ok(routes(master).guarded(config.event_token.clone()))
+        let master = backend_master::open(&config.master_url()?)?;
+        Ok(routes(master).guarded(config.event_token()?))
     })
 }
 

@@ -1,6 +1,9 @@
 //! A broker that stops answering for a while.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../../../../tests/not_run.rs"]
+mod not_run;
+
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -15,6 +18,8 @@ use rdkafka::{
 };
 use shared::{error::Error, record::Record};
 use uuid::Uuid;
+
+use self::not_run::{Lacks, not_run};
 
 fn one(value: &'static str) -> Vec<Record> {
     vec![Record { key: None, headers: Vec::new(), value: Some(Bytes::from_static(value.as_bytes())) }]
@@ -56,8 +61,10 @@ async fn all(log: &KafkaLog, topic: &str) -> Result<Vec<Bytes>, LogError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_broker_is_an_error_in_time_and_used_again_within_seconds() {
     let Ok(pid) = std::env::var("KAFKA_PID") else {
-        println!("not run: KAFKA_PID must be the process of the broker that KAFKA_BROKER names");
-        return;
+        return not_run(
+            Lacks::Services,
+            "KAFKA_PID must be the process of the broker that KAFKA_BROKER names",
+        );
     };
     let broker = std::env::var("KAFKA_BROKER").expect("KAFKA_BROKER names a broker like 127.0.0.1:9092");
     let topic = format!("test-{}", Uuid::new_v4().simple());

@@ -32,8 +32,6 @@ const CONNECTIONS: u32 = 2;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time a transaction is not retried, so that a server that hangs becomes an error.
 const RETRY_WINDOW: Duration = Duration::from_secs(20);
-/// Timeout of a batch run.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a successful readiness check is reused.
 const READY_REUSE: Duration = Duration::from_secs(1);
 /// Maximum attempts of a transaction that met a conflict or lost its connection.
@@ -129,7 +127,7 @@ impl Master for MySqlMaster {
         self.run(move |master| async move {
             let tick = || async {
                 let mut connection = session::acquire(&master.0.pool).await?;
-                let tick = session::bounded(BATCH_TIMEOUT, batch::tick(&mut connection, full)).await;
+                let tick = batch::tick(&mut connection, full).await;
                 session::settle(connection, tick)
             };
             retry_on_conflict(tick).await
@@ -214,7 +212,8 @@ impl Inner {
         let mut transaction = connection.begin().await?;
         // Tells rows of this attempt from existing ones; an attempt whose commit was not confirmed is a different one.
         let attempt = Uuid::new_v4();
-        let now = (self.clock)();
+        // A minute before 1970 has no name.
+        let now = (self.clock)().max(0);
         let mut insert = QueryBuilder::new("INSERT INTO users (id, name, stored_at, stored_by) ");
         insert.push_values(padded(users), |mut row, user| {
             row.push_bind(user.id.as_bytes().to_vec()).push_bind(&user.name);

@@ -134,7 +134,7 @@ impl Inner {
             let forget = "DELETE FROM batch_minutes; UPDATE batch SET seq = 0, users = 0, longest_seq = NULL";
             sqlx::raw_sql(forget).execute(&mut *transaction).await?;
         }
-        take_in(&mut transaction).await?;
+        apply_new_users(&mut transaction).await?;
         let users: i64 = sqlx::query_scalar("SELECT users FROM batch").fetch_one(&mut *transaction).await?;
         let longest = sqlx::query_as(LONGEST).fetch_optional(&mut *transaction).await?;
         transaction.commit().await?;
@@ -148,7 +148,7 @@ impl Inner {
 }
 
 /// Updates the batch views to the newest user; reads only new users.
-async fn take_in(connection: &mut SqliteConnection) -> Result<(), Error> {
+async fn apply_new_users(connection: &mut SqliteConnection) -> Result<(), Error> {
     let longest = "UPDATE batch SET longest_seq = (
             SELECT seq FROM (
                 SELECT * FROM (

@@ -172,6 +172,7 @@ impl Location {
             .busy_timeout(BUSY)
             .disable_statement_logging();
         let mut connection = for_writing(&options).connect().await?;
+        checkpoint(&mut connection).await?;
         self.migrate(&mut connection).await?;
         let files = std::sync::Mutex::new(Files::note(&self.path)?);
         drop(guard);
@@ -204,6 +205,20 @@ impl Location {
         }
         Ok(())
     }
+}
+
+/// Copies the write-ahead log into the database file, syncs that, and truncates the log. The first connection after a
+/// failed sync recovers what that commit left in the page cache: it looks committed, and a repeated write, which changes
+/// nothing and so syncs nothing, would be acknowledged although the disk may never have had it. Pages that the kernel
+/// never writes again would also cut off all that is appended behind them.
+async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let (busy, frames, copied): (i64, i64, i64) =
+        sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await?;
+    if busy != 0 || frames != copied {
+        let why = format!("a reader keeps {frames} frames of the write-ahead log from being copied");
+        return Err(Error::Sql(sqlx::Error::Io(io::Error::new(io::ErrorKind::ResourceBusy, why))));
+    }
+    Ok(())
 }
 
 fn for_writing(options: &SqliteConnectOptions) -> SqliteConnectOptions {
@@ -243,26 +258,11 @@ impl Open {
 
     async fn connect(&self) -> Result<SqliteConnection, Error> {
         let mut connection = for_writing(&self.options).connect().await?;
+        checkpoint(&mut connection).await?;
         // The connection may have opened another file than the one checked before.
         self.check_files()?;
         self.files().note_beside();
-        flush(&mut connection).await?;
         Ok(connection)
-    }
-}
-
-/// Moves all of the write-ahead log into the database file, durably, and begins the log anew. After a failed fsync the
-/// log may hold transactions that can be read and are not on disk; the kernel does not try to write them again, and what
-/// is appended behind them would be lost with them.
-async fn flush(connection: &mut SqliteConnection) -> Result<(), Error> {
-    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-    let (busy, _, _): (i64, i64, i64) = sqlx::query_as(checkpoint).fetch_one(connection).await?;
-    match busy {
-        0 => Ok(()),
-        _ => {
-            Err(sqlx::Error::Protocol("readers hold up the checkpoint after a failed write".to_owned())
-                .into())
-        }
     }
 }
 
@@ -443,7 +443,8 @@ mod tests {
         let mut transaction = write.begin().await.unwrap();
         // The limit belongs to the connection, and goes with it.
         sqlx::raw_sql("PRAGMA max_page_count = 3").execute(&mut *transaction).await.unwrap();
-        let large = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i LIMIT 100000) INSERT INTO n SELECT n FROM i";
+        // One row needs no journal of its own, so that SQLite ends the whole transaction, as after an I/O error.
+        let large = "INSERT INTO n VALUES (zeroblob(1000000))";
         sqlx::query(large).execute(&mut *transaction).await.unwrap_err();
         drop(transaction);
         drop(write);
@@ -467,6 +468,40 @@ mod tests {
             add(&database, n).await.unwrap();
         }
         assert_eq!(count(&database).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_and_leaves_its_transaction_open_stops_no_later_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("n.db"), SCHEMA);
+        let mut write = database.write().await.unwrap();
+        let mut transaction = write.begin().await.unwrap();
+        let violation = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+            CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+            INSERT INTO child VALUES (1)";
+        sqlx::raw_sql(violation).execute(&mut *transaction).await.unwrap();
+        assert!(transaction.commit().await.is_err());
+        drop(write);
+        add(&database, 1).await.unwrap();
+        assert_eq!(count(&database).await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_recovered_is_in_the_file_before_anything_is_written() {
+        let [crashed, recovered, file] = [0; 3].map(|_| tempfile::tempdir().unwrap());
+        let database = Database::new(crashed.path().join("n.db"), SCHEMA);
+        add(&database, 1).await.unwrap();
+        for name in ["n.db", "n.db-wal"] {
+            std::fs::copy(crashed.path().join(name), recovered.path().join(name)).unwrap();
+        }
+        let database = Database::new(recovered.path().join("n.db"), SCHEMA);
+        let write = database.write().await.unwrap();
+        std::fs::copy(recovered.path().join("n.db"), file.path().join("n.db")).unwrap();
+        drop(write);
+        let file =
+            sqlx::SqlitePool::connect(&format!("sqlite:{}/n.db", file.path().display())).await.unwrap();
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM n").fetch_one(&file).await.unwrap();
+        assert_eq!(count, 1);
     }
 
     #[tokio::test]

@@ -1,1 +1,1 @@
-s#^      CASSANDRA_CA_FILE:.*#&\n      EVENT_TOKEN_FILE: /var/openfaas/secrets/event-token#
+s#^      CONFIG_FILE:.*lambda-ingest#&\n      EVENT_TOKEN_FILE: /var/openfaas/secrets/event-token#

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use shared::supervise::TaskRegistry;
 use tokio::{
     sync::broadcast,
     time::{Instant as Deadline, timeout_at},
@@ -26,7 +27,6 @@ use crate::{
     process::Launcher,
     replica::{Replica, is_gone},
     status::{Change, FunctionStatus},
-    supervise::TaskHealth,
 };
 
 /// Shared by all functions.
@@ -35,7 +35,7 @@ pub(crate) struct Context {
     pub(crate) launcher: Arc<dyn Launcher>,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) tasks: TaskTracker,
-    pub(crate) health: TaskHealth,
+    pub(crate) supervised: TaskRegistry,
     pub(crate) stop: CancellationToken,
 }
 

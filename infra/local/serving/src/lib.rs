@@ -16,7 +16,6 @@ mod pool;
 mod process;
 mod replica;
 pub mod status;
-pub mod supervise;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
+use shared::supervise::TaskRegistry;
 use tokio::{net::TcpListener, sync::broadcast, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -35,7 +35,6 @@ use crate::{
     function::{Context, Function},
     gateway::Router,
     status::{Change, FunctionStatus},
-    supervise::{TaskHealth, supervise},
 };
 pub use crate::{
     gateway::Route,
@@ -63,6 +62,9 @@ pub struct FunctionSpec {
     pub annotations: BTreeMap<String, String>,
     /// Environment variables of its container.
     pub env: Vec<(String, String)>,
+    /// Variables of its container whose values come from the cluster's configuration (`valueFrom`). The function may
+    /// read these keys and no others; whoever starts it gives their values.
+    pub keys: Vec<String>,
     /// Time limit from a process' start to its first response. After that the process is killed.
     pub start_timeout: Duration,
     /// How its replicas are probed.
@@ -78,6 +80,7 @@ impl FunctionSpec {
             timeout: Duration::from_secs(300),
             annotations: BTreeMap::new(),
             env: Vec::new(),
+            keys: Vec::new(),
             start_timeout: START_TIMEOUT,
             liveness: LivenessProbe::default(),
         }
@@ -112,7 +115,7 @@ impl Serving {
         let (functions, context) = (serving.functions.clone(), serving.context.clone());
         serving.context.tasks.spawn(async move {
             tokio::select! {
-                () = supervise("autoscaler", &context.health, || run_autoscaler(&functions)) => {}
+                () = context.supervised.supervise("autoscaler", || run_autoscaler(functions.clone())) => {}
                 () = context.stop.cancelled() => {}
             }
         });
@@ -125,7 +128,7 @@ impl Serving {
             launcher: Arc::new(launcher),
             changes: broadcast::Sender::new(256),
             tasks: TaskTracker::new(),
-            health: TaskHealth::default(),
+            supervised: TaskRegistry::default(),
             stop: CancellationToken::new(),
         };
         // Validate every manifest before any replica starts.
@@ -173,10 +176,10 @@ impl Serving {
         self.context.changes.subscribe()
     }
 
-    /// Panics of supervised tasks. Other components may record theirs here too.
+    /// Supervised tasks. Other components may register theirs here too.
     #[must_use]
-    pub fn health(&self) -> TaskHealth {
-        self.context.health.clone()
+    pub fn supervised(&self) -> TaskRegistry {
+        self.context.supervised.clone()
     }
 
     /// Drains and stops every replica; returns when all have exited.
@@ -189,7 +192,7 @@ impl Serving {
 }
 
 /// Samples concurrency at every interval and lets the autoscaler decide at every second one.
-async fn run_autoscaler(functions: &BTreeMap<String, Arc<Function>>) {
+async fn run_autoscaler(functions: Arc<BTreeMap<String, Arc<Function>>>) {
     let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut decide = false;

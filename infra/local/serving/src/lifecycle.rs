@@ -10,6 +10,7 @@ use std::{
 use chrono::Utc;
 use futures_util::FutureExt;
 use http::Uri;
+use shared::supervise::panic_message;
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
     process::Launched,
     replica::Replica,
     status::{Change, ColdStart},
-    supervise::panic_message,
 };
 
 /// How long to wait for the exit of a process whose startup probe failed.
@@ -45,7 +45,8 @@ impl Function {
         let running = AssertUnwindSafe(self.start_and_serve(backoff, &ready)).catch_unwind();
         let ended = running.await.unwrap_or_else(|panic| {
             let message = panic_message(&*panic);
-            self.context.health.record(&format!("replica of {}", self.spec.name), &message);
+            let name = format!("replica of {}", self.spec.name);
+            self.context.supervised.register(&name).panicked(&name, &message);
             Ended::Crashed(format!("the task that watches it panicked: {message}"))
         });
         self.on_exit(ended, &ready);

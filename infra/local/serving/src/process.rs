@@ -62,7 +62,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Environment variables, in addition to the inherited ones.
+    /// All environment variables besides those that the launcher sets; the child inherits none.
     pub env: Vec<(String, String)>,
 }
 
@@ -136,9 +136,8 @@ fn command(launch: &Launch, spec: &FunctionSpec, port: u16) -> Command {
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)
-        // Replicas cannot share the metrics port, and LISTEN_PID would not be the child's.
-        .env_remove("METRICS_PORT")
-        .env_remove("LISTEN_PID")
+        // This process holds the secrets of all functions.
+        .env_clear()
         .envs(launch.env.iter().map(|(k, v)| (k, v)))
         .envs(spec.env.iter().map(|(k, v)| (k, v)))
         .env("PORT", port.to_string())

@@ -391,8 +391,9 @@ async fn a_panic_while_a_replica_starts_is_told_and_the_next_one_starts() {
     fakes.seen.panicking.store(2, SeqCst);
     let serving = Serving::without_autoscaler(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
     assert_eq!(serving.invoker().send("f", get("/")).await.status(), 200);
-    let failures = serving.health().failures();
-    assert_eq!((failures[0].panics, failures[0].last_error.as_str()), (2, "the launcher broke"));
+    let task = &serving.supervised().status()[0];
+    assert_eq!((task.name.as_str(), task.restarts), ("replica of f", 2));
+    assert_eq!(task.last_error.as_deref(), Some("panicked: the launcher broke"));
     assert_eq!(serving.status()[0].starting, 0);
 }
 

@@ -24,8 +24,11 @@ use crate::{Batch, Consumer, Delivered, LogError, Start};
 /// Poll interval without a notification, for example after a process died between its commit and the notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Holds the text of headers that cannot be read.
+const CORRUPT_HEADERS: &str = "corrupt-headers";
+
 /// A row of `records`.
-type Row = (i64, i32, i64, i64, Option<Vec<u8>>, String, Option<Vec<u8>>);
+type Row = (i64, i32, i64, i64, Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
 
 /// A consumer of a topic.
 pub(super) struct SqliteConsumer {
@@ -121,7 +124,8 @@ impl SqliteConsumer {
     /// Reads the next page; empty when there is nothing new.
     async fn page(&mut self, max: usize) -> Result<Vec<Delivered>, Error> {
         loop {
-            let query = "SELECT seq, partition, offset, time_ms, key, headers, value FROM records
+            let query =
+                "SELECT seq, partition, offset, time_ms, key, CAST(headers AS BLOB), value FROM records
                 WHERE topic = ? AND seq >= ? ORDER BY seq LIMIT ?";
             let rows: Vec<Row> = sqlx::query_as(query)
                 .bind(&self.topic)
@@ -130,16 +134,17 @@ impl SqliteConsumer {
                 .fetch_all(&self.log.database.read().await?)
                 .await?;
             let Some(last) = rows.last() else { return Ok(Vec::new()) };
-            self.next_seq = last.0 + 1;
+            let next_seq = last.0 + 1;
             let mut page = Vec::with_capacity(rows.len());
             for row in rows {
                 if self.finished.get(&row.1).is_none_or(|next| row.2 >= *next) {
                     if self.group.is_some() {
                         self.given_out.push_back((row.0, row.1, row.2));
                     }
-                    page.push(delivered(row)?);
+                    page.push(delivered(row));
                 }
             }
+            self.next_seq = next_seq;
             if !page.is_empty() {
                 return Ok(page);
             }
@@ -238,23 +243,65 @@ impl Consumer for SqliteConsumer {
     }
 }
 
-fn delivered((_, partition, offset, time_ms, key, headers, value): Row) -> Result<Delivered, Error> {
+/// A row as a record. Headers that cannot be read must not stop those behind it: such a record says that it is an
+/// event, which without the other attributes no source can send, and carries the text for the dead letter.
+fn delivered((_, partition, offset, time_ms, key, text, value): Row) -> Delivered {
     #[derive(serde::Deserialize)]
     #[serde(untagged)]
     enum Value {
         Text(String),
         Bytes(Vec<u8>),
     }
-    let headers: Vec<(String, Value)> =
-        serde_json::from_str(&headers).map_err(|e| Error::Sql(sqlx::Error::Decode(e.into())))?;
     let bytes = |value| match value {
         Value::Text(text) => Bytes::from(text),
         Value::Bytes(bytes) => Bytes::from(bytes),
     };
-    let record = Record {
-        key: key.map(Bytes::from),
-        headers: headers.into_iter().map(|(name, value)| (name, bytes(value))).collect(),
-        value: value.map(Bytes::from),
+    let headers = match serde_json::from_slice::<Vec<(String, Value)>>(&text) {
+        Ok(headers) => headers.into_iter().map(|(name, value)| (name, bytes(value))).collect(),
+        Err(why) => {
+            tracing::error!(partition, offset, %why, "the headers of a record are corrupt");
+            let version = ("ce_specversion".to_owned(), Bytes::from_static(b"1.0"));
+            vec![version, (CORRUPT_HEADERS.to_owned(), Bytes::from(text))]
+        }
     };
-    Ok(Delivered { partition, offset, time_ms, record })
+    let record = Record { key: key.map(Bytes::from), headers, value: value.map(Bytes::from) };
+    Delivered { partition, offset, time_ms, record }
+}
+
+#[cfg(test)]
+mod tests {
+    use event::{Event, Origin};
+
+    use super::*;
+    use crate::{Log, SqliteLog};
+
+    #[tokio::test]
+    async fn a_record_with_corrupt_headers_is_no_event_and_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = SqliteLog::new(folder.path().join("log.sqlite"));
+        let record = |value: &'static str| Record {
+            headers: vec![("ce_specversion".into(), "1.0".into()), ("ce_id".into(), value.into())],
+            value: Some(Bytes::from(value)),
+            ..Record::default()
+        };
+        log.append("t", ["a", "b", "c", "d"].map(record).into()).await.unwrap();
+        let mut write = log.0.database.write().await.unwrap();
+        let mut transaction = write.begin().await.unwrap();
+        for (seq, text) in [(2, "CAST(x'ff' AS TEXT)"), (3, "'[[\"ce_id\"'")] {
+            let query = format!("UPDATE records SET headers = {text} WHERE seq = {seq}");
+            sqlx::query(sqlx::AssertSqlSafe(query)).execute(&mut *transaction).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+        drop(write);
+        let mut consumer = log.consume("t", Some("g"), Start::Earliest).await.unwrap();
+        let records = consumer.poll_now(10).await.unwrap().records;
+        let values: Vec<_> =
+            records.iter().map(|delivered| delivered.record.value.clone().unwrap()).collect();
+        assert_eq!(values, ["a", "b", "c", "d"]);
+        let origin = Origin { namespace: "default", name: "source", topic: "t" };
+        for (delivered, text) in records[1..3].iter().zip([&b"\xff"[..], b"[[\"ce_id\""]) {
+            assert_eq!(delivered.record.header(CORRUPT_HEADERS).unwrap(), text);
+            assert!(Event::of_record(delivered, origin).is_err());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The batch layer in MySQL: the database does the computing. One transaction sees one snapshot of the users.
 
+use std::time::Duration;
+
 use chrono::DateTime;
 use shared::{
     history::{Point, Window},
@@ -8,11 +10,15 @@ use shared::{
 use sqlx::{Connection, MySqlConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::{padded, uuid};
+use super::{QUERY_TIMEOUT, padded, session::bounded, uuid};
 use crate::Tick;
 
 /// Maximum number of users per transaction, which bounds its memory.
 const PAGE: i64 = 10_000;
+/// How long the transaction of one page may take, so that a server that hangs is noticed.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the transaction that computes everything anew may take.
+const FULL_TIMEOUT: Duration = Duration::from_secs(600);
 /// Maximum number of minutes per statement.
 const MINUTES: usize = 1_000;
 
@@ -23,10 +29,11 @@ type Minute = (i64, i64, i64);
 pub(super) async fn tick(connection: &mut MySqlConnection, full: bool) -> Result<Tick, sqlx::Error> {
     let mut new_users = 0;
     loop {
-        let (users, before, pending) = page(connection, full && new_users == 0).await?;
+        let timeout = if full { FULL_TIMEOUT } else { PAGE_TIMEOUT };
+        let (users, before, pending) = bounded(timeout, page(connection, full && new_users == 0)).await?;
         new_users += users - before;
         if pending < PAGE {
-            let longest_name_user = longest(connection).await?;
+            let longest_name_user = bounded(QUERY_TIMEOUT, longest(connection)).await?;
             let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
             return Ok(Tick {
                 new_users: unsigned(new_users),
@@ -55,11 +62,11 @@ async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64,
         recompute(&mut transaction).await?
     } else {
         let longest = longer(&mut transaction, state.try_get(1)?, &pending).await?;
-        (before + take_in(&mut transaction, &pending).await?, longest)
+        (before + apply_new_users(&mut transaction, &pending).await?, longest)
     };
-    for some in pending.chunks(PAGE as usize) {
+    for chunk in pending.chunks(PAGE as usize) {
         let mut delete = QueryBuilder::new("DELETE FROM batch_pending WHERE seq IN (");
-        list(&mut delete, some);
+        list(&mut delete, chunk);
         delete.build().execute(&mut *transaction).await?;
     }
     let update = "UPDATE batch SET users = ?, longest_seq = ? WHERE only_row = 1";
@@ -93,7 +100,7 @@ async fn longer(
 }
 
 /// Adds new users to their minutes and to all later ones; returns how many there are.
-async fn take_in(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, sqlx::Error> {
+async fn apply_new_users(connection: &mut MySqlConnection, new: &[i64]) -> Result<i64, sqlx::Error> {
     if new.is_empty() {
         return Ok(0);
     }
@@ -128,9 +135,9 @@ async fn recompute(connection: &mut MySqlConnection) -> Result<(i64, Option<i64>
         FROM users GROUP BY 1 ORDER BY 1";
     let minutes: Vec<(i64, i64, i64, i64)> = sqlx::query_as(minutes).fetch_all(&mut *connection).await?;
     let mut users = 0;
-    for some in minutes.chunks(MINUTES) {
+    for chunk in minutes.chunks(MINUTES) {
         let mut insert = QueryBuilder::new("INSERT INTO batch_minutes (minute, time, user_count) ");
-        insert.push_values(some, |mut row, (minute, newest, came, _)| {
+        insert.push_values(chunk, |mut row, (minute, newest, came, _)| {
             users += came;
             row.push_bind(minute).push_bind(newest / 1_000).push_bind(users);
         });

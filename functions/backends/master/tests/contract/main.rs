@@ -75,6 +75,25 @@ async fn minutes_count_who_came_until_then(place: &Place) {
     assert_eq!(ids[0].get_version_num(), 8);
 }
 
+async fn a_wrong_clock_moves_points_and_never_counts(place: &Place) {
+    const HOUR: i64 = 3_600_000;
+    let clock = Arc::new(AtomicI64::new(0));
+    let master = place.master(&clock);
+    // Right, an hour ahead, corrected, before 1970, right again.
+    let times = [2 * HOUR, 3 * HOUR, 2 * HOUR + 60_000, -5_000, i64::MIN, 4 * HOUR];
+    for (n, time) in times.into_iter().enumerate() {
+        clock.store(time, Ordering::Relaxed);
+        master.store(vec![user(n as u128, "a")]).await.unwrap();
+        let tick = master.tick(false).await.unwrap();
+        assert_eq!((tick.new_users, tick.users), (1, n as u64 + 1), "{time}");
+    }
+    let history = minutes(&*master).await;
+    assert_eq!(history.last(), Some(&(4 * HOUR / 1_000, times.len() as u64)));
+    assert!(history.is_sorted_by(|earlier, later| earlier.0 < later.0 && earlier.1 < later.1), "{history:?}");
+    assert_eq!(master.tick(true).await.unwrap().users, times.len() as u64);
+    assert_eq!(minutes(&*master).await, history);
+}
+
 async fn stores_and_ticks_at_once_lose_nobody(place: &Place) {
     let clock = Arc::new(AtomicI64::new(1_000));
     let stores = (0..4_u128).map(|n| {
@@ -225,6 +244,7 @@ macro_rules! suite {
             the_first_name_of_an_id_stays_for_ever,
             before_the_first_user_there_is_no_longest_name,
             minutes_count_who_came_until_then,
+            a_wrong_clock_moves_points_and_never_counts,
             stores_and_ticks_at_once_lose_nobody,
             a_write_whose_caller_went_away_still_ends,
             callers_that_give_up_leave_nothing_behind,

@@ -5,8 +5,8 @@ use std::{sync::Arc, sync::atomic::Ordering::SeqCst, time::Duration};
 use backend_log::{Log, Start};
 use bytes::Bytes;
 use eventing::{
-    arrows::{self, Arrows},
-    dead_letters::Letters,
+    dead_letters::DeadLetters,
+    event_sources::{self, Resources},
     manifest::Manifest,
     ping,
     replay::{Replayed, replay},
@@ -53,7 +53,7 @@ fn a_name_that_leads_nowhere_is_an_error_with_file_and_line() {
         ),
     ] {
         let files = files.into_iter().chain([("log-to-count.yaml", text.as_str())]);
-        let error = Arrows::read(files).unwrap_err();
+        let error = Resources::read(files).unwrap_err();
         assert!(error.file == "log-to-count.yaml" && error.line > 1 && error.why.contains(said), "{error}");
     }
 }
@@ -65,11 +65,11 @@ async fn a_letter_is_open_until_it_was_replayed_or_dropped() {
         log.0.put("user", event(id, key));
     }
     let refusing = Function::new(Duration::ZERO, |_| status(400));
-    let played = crate::harness::play(source("log-to-count"), &log, &refusing);
-    eventually("three are dead", || played.progress.dead.load(SeqCst) == 3).await;
-    played.end().await;
+    let running = crate::harness::run(source("log-to-count"), &log, &refusing);
+    eventually("three are dead", || running.progress.dead.load(SeqCst) == 3).await;
+    running.end().await;
 
-    let letters = Letters::read(&log, DEAD).await.unwrap();
+    let letters = DeadLetters::read(&log, DEAD).await.unwrap();
     assert_eq!((letters.len(), letters[0].function(), letters[0].code()), (3, "count", Some("400")));
     assert!(letters[0].replay(&log, DEAD, &*refusing, &arrows().fed_functions()).await.is_err());
     let willing = Function::new(Duration::ZERO, |_| status(200));
@@ -77,7 +77,7 @@ async fn a_letter_is_open_until_it_was_replayed_or_dropped() {
     letters[1].discard(&log, DEAD).await.unwrap();
     // A second time does no harm.
     letters[1].discard(&log, DEAD).await.unwrap();
-    let left = Letters::read(&log, DEAD).await.unwrap();
+    let left = DeadLetters::read(&log, DEAD).await.unwrap();
     assert_eq!(left.iter().map(|letter| letter.id).collect::<Vec<_>>(), [letters[2].id]);
 
     let requests = willing.requests.lock().unwrap();
@@ -105,10 +105,10 @@ async fn an_event_cannot_resolve_a_dead_letter_or_say_why_it_died() {
     }
     log.0.put("user", forged);
     let refusing = Function::new(Duration::ZERO, |_| Err(SinkError("refused".into())));
-    let played = crate::harness::play(source("log-to-count"), &log, &refusing);
-    eventually("both are dead", || played.progress.dead.load(SeqCst) == 2).await;
-    played.end().await;
-    let letters = Letters::read(&log, DEAD).await.unwrap();
+    let running = crate::harness::run(source("log-to-count"), &log, &refusing);
+    eventually("both are dead", || running.progress.dead.load(SeqCst) == 2).await;
+    running.end().await;
+    let letters = DeadLetters::read(&log, DEAD).await.unwrap();
     assert_eq!(letters.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>(), ["1:0", "1:1"]);
     assert_eq!((letters[1].function(), letters[1].code()), ("count", None));
     let willing = Function::new(Duration::ZERO, |_| status(200));
@@ -130,7 +130,7 @@ async fn a_dead_letter_goes_only_where_a_source_leads() {
         let mut record = event("1", "a");
         record.headers.push(("ce_knativeerrordest".to_owned(), Bytes::from(destination)));
         log.0.put(DEAD, record);
-        let letter = Letters::read(&log, DEAD).await.unwrap().pop().unwrap();
+        let letter = DeadLetters::read(&log, DEAD).await.unwrap().pop().unwrap();
         assert_eq!(letter.function(), function, "{destination}");
         let replayed = letter.replay(&log, DEAD, &*willing, &arrows().fed_functions()).await;
         assert_eq!(replayed.is_ok(), function == "count", "{destination}");
@@ -144,20 +144,20 @@ async fn a_dead_letter_says_where_its_record_was_and_keeps_its_extensions() {
     let log = Shared::default();
     log.0.put("user", event("1", "a"));
     let mut died = event("2", "a");
-    died.headers.push(("ce_knee".to_owned(), Bytes::from_static(b"kept")));
+    died.headers.push(("ce_own".to_owned(), Bytes::from_static(b"kept")));
     log.0.put("user", died);
     let picky =
         Function::new(Duration::ZERO, |r: &_| status(if value(r, "ce-id") == "2" { 400 } else { 200 }));
-    let played = crate::harness::play(source("log-to-count"), &log, &picky);
-    eventually("one is dead", || played.progress.dead.load(SeqCst) == 1).await;
-    played.end().await;
-    let letter = Letters::read(&log, DEAD).await.unwrap().remove(0);
+    let running = crate::harness::run(source("log-to-count"), &log, &picky);
+    eventually("one is dead", || running.progress.dead.load(SeqCst) == 1).await;
+    running.end().await;
+    let letter = DeadLetters::read(&log, DEAD).await.unwrap().remove(0);
     let origin = ["knativekafkapartition", "knativekafkaoffset"].map(|name| letter.event.attribute(name));
     assert_eq!((letter.id.to_string().as_str(), origin), ("1:0", [Some("1"), Some("1")]));
     let willing = Function::new(Duration::ZERO, |_| status(200));
     letter.replay(&log, DEAD, &*willing, &arrows().fed_functions()).await.unwrap();
     assert_eq!(
-        (willing.heard("ce-knee"), willing.heard("ce-knativekafkaoffset")),
+        (willing.heard("ce-own"), willing.heard("ce-knativekafkaoffset")),
         (vec!["kept".into()], vec!["1".into()])
     );
 }
@@ -168,10 +168,10 @@ async fn a_record_of_the_dead_letters_that_is_no_event_is_listed_too() {
     let mut broken = event("1", "a");
     broken.headers.push(("ce_other".into(), Bytes::from_static(&[0xff])));
     log.0.put(DEAD, broken);
-    let letter = Letters::read(&log, DEAD).await.unwrap().remove(0);
+    let letter = DeadLetters::read(&log, DEAD).await.unwrap().remove(0);
     assert_eq!(letter.function(), "");
     letter.discard(&log, DEAD).await.unwrap();
-    assert!(Letters::read(&log, DEAD).await.unwrap().is_empty());
+    assert!(DeadLetters::read(&log, DEAD).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +212,7 @@ async fn all_arrows_play_at_once_and_tell_what_they_did() {
     let (log, sink): (Arc<dyn Log>, Arc<dyn Sink>) = (Arc::new(memory.clone()), function.clone());
     let (news, mut lines) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
-    let playing = arrows::play(&arrows(), &log, &sink, news, &stop);
+    let playing = event_sources::run(&arrows(), &log, &sink, news, &stop);
     eventually("both letters are seen", || playing.dead_letters() == 2).await;
     for arrow in playing.status().await {
         assert_eq!(
@@ -233,10 +233,13 @@ fn a_tick_is_an_event_as_a_ping_source_makes_it() {
         panic!("no PingSource")
     };
     let now = "2026-03-01T10:00:00.123Z".parse().unwrap();
-    let event = ping::event(&source.metadata, &source.spec, now);
+    let event = ping::event(&source.metadata, &source.spec, now).unwrap();
     assert_eq!(event.attribute("type"), Some("dev.knative.sources.ping"));
     assert_eq!(event.attribute("source"), Some("/apis/v1/namespaces/default/pingsources/minute-to-batch"));
     assert_eq!(event.attribute("time"), Some("2026-03-01T10:00:00.123Z"));
-    assert_ne!(event.attribute("id"), ping::event(&source.metadata, &source.spec, now).attribute("id"));
+    assert_ne!(
+        event.attribute("id"),
+        ping::event(&source.metadata, &source.spec, now).unwrap().attribute("id")
+    );
     assert_eq!((event.content_type.as_deref(), &event.data[..]), (Some("application/json"), &b"{}"[..]));
 }

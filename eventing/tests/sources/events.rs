@@ -5,22 +5,27 @@ use std::{
     time::Duration,
 };
 
-use backend_log::Start;
+use backend_log::{Delivered, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use eventing::{dead_letters::Letters, replay::replay, sink::SinkError};
+use eventing::{
+    dead_letters::DeadLetters,
+    event::{Event, Origin},
+    replay::replay,
+    sink::SinkError,
+};
 use http::Response;
 use shared::record::Record;
 use tokio::time::Instant;
 
-use crate::harness::{Function, Shared, event, eventually, play, source, status, value};
+use crate::harness::{Function, Shared, event, eventually, run, source, status, value};
 
 async fn sent(record: Record) -> http::Request<Bytes> {
     let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(204)));
     log.0.put("user", record);
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("it was sent", || !count.requests.lock().unwrap().is_empty()).await;
-    played.end().await;
+    running.end().await;
     let (function, request) = count.requests.lock().unwrap().remove(0);
     assert_eq!((function.as_str(), request.method()), ("count", &http::Method::POST));
     request
@@ -98,24 +103,46 @@ async fn a_record_that_cannot_be_sent_becomes_a_dead_letter_with_its_bytes() {
     bad.headers.push(("ce_other".into(), Bytes::from_static(&[0xff])));
     log.0.put("user", bad);
     log.0.put("user", event("good", "k"));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
     assert_eq!(count.heard("ce-id"), ["good"]);
-    played.end().await;
-    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    running.end().await;
+    let letter = DeadLetters::read(&log, "user-dead-letter").await.unwrap().remove(0);
     assert_eq!((letter.function(), letter.code()), ("count", None));
     assert!(!letter.reason().is_empty());
-    let raw: serde_json::Value = serde_json::from_slice(&letter.event.data).unwrap();
-    assert_eq!((raw["partition"].as_i64(), raw["offset"].as_i64()), (Some(3), Some(0)));
+    assert!(letter.reason().contains("ce_other"), "{}", letter.reason());
+    let raw = letter.event.to_structured();
+    for (name, value) in [("knativekafkapartition", "3"), ("knativekafkaoffset", "0")] {
+        assert_eq!(raw[name], value, "{name}");
+    }
     assert_eq!(raw["data_base64"], BASE64_STANDARD.encode("{}"));
-    assert_eq!(raw["key_base64"], BASE64_STANDARD.encode("k"));
+    assert_eq!(raw["recordkey"], BASE64_STANDARD.encode("k"));
+    let headers: serde_json::Value = serde_json::from_str(raw["recordheaders"].as_str().unwrap()).unwrap();
     let other = serde_json::json!(["ce_other", BASE64_STANDARD.encode([0xff])]);
-    assert!(raw["headers"].as_array().unwrap().contains(&other), "{raw}");
+    assert!(headers.as_array().unwrap().contains(&other), "{raw}");
     let functions = ["count".to_owned()].into();
     let refused = letter.replay(&log, "user-dead-letter", &*count, &functions).await.unwrap_err();
     assert!(refused.to_string().contains("cannot be sent"), "{refused}");
     letter.discard(&log, "user-dead-letter").await.unwrap();
-    assert!(Letters::read(&log, "user-dead-letter").await.unwrap().is_empty());
+    assert!(DeadLetters::read(&log, "user-dead-letter").await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_can_be_sent_by_now_is_sent_by_a_replay() {
+    let (log, count) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
+    let delivered = Delivered { partition: 3, offset: 14, time_ms: 1, record: event("late", "k") };
+    let origin = Origin { namespace: "default", name: "log-to-count", topic: "user" };
+    let mut dead = Event::undeliverable(&delivered, origin, "an older version could not");
+    dead.set("knativeerrordest", "http://count.default.svc.cluster.local");
+    let mut record = dead.to_record();
+    record.headers.push(("lambda-architecture-undeliverable".into(), Bytes::new()));
+    log.0.put("user-dead-letter", record);
+    let letter = DeadLetters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    assert_eq!(letter.reason(), "an older version could not");
+    letter.replay(&log, "user-dead-letter", &*count, &["count".to_owned()].into()).await.unwrap();
+    assert_eq!((count.heard("ce-id"), count.heard("ce-type")), (vec!["late".into()], vec!["test".into()]));
+    assert_eq!(count.heard("ce-knativekafkaoffset"), ["14"]);
+    assert_eq!(count.heard("ce-recordheaders"), [""]);
 }
 
 /// More extensions than a header map holds, and than its insertion survives.
@@ -131,14 +158,14 @@ async fn a_record_that_no_header_map_holds_stops_neither_source_nor_replay() {
     let (log, store) = (Shared::default(), Function::new(Duration::ZERO, |_| status(200)));
     log.0.put("user", enormous());
     log.0.put("user", event("good", "k"));
-    let played = play(source("log-to-store"), &log, &store);
+    let running = run(source("log-to-store"), &log, &store);
     eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
-    assert_eq!((store.heard("ce-id"), played.progress.dead.load(SeqCst)), (vec!["good".to_owned()], 1));
-    played.end().await;
+    assert_eq!((store.heard("ce-id"), running.progress.dead.load(SeqCst)), (vec!["good".to_owned()], 1));
+    running.end().await;
     let again = Function::new(Duration::ZERO, |_| status(200));
     let replayed = replay(&source("log-to-store"), Start::Earliest, &log, &*again, |_| {}).await.unwrap();
     assert_eq!((replayed.delivered, replayed.rejected), (1, 1));
-    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    let letter = DeadLetters::read(&log, "user-dead-letter").await.unwrap().remove(0);
     let functions = ["store".to_owned()].into();
     assert!(letter.replay(&log, "user-dead-letter", &*again, &functions).await.is_err());
 }
@@ -152,13 +179,13 @@ async fn a_record_that_makes_the_source_panic_is_tried_and_then_dead() {
     let (log, store) = (Shared::default(), Function::new(Duration::ZERO, answer));
     log.0.put("user", event("poison", "k"));
     log.0.put("user", event("good", "k"));
-    let played = play(source("log-to-store"), &log, &store);
+    let running = run(source("log-to-store"), &log, &store);
     eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
     assert_eq!(store.heard("ce-id"), ["poison", "poison", "poison", "good"]);
-    let error = played.progress.health.last_error().unwrap();
+    let error = running.progress.health.last_error().unwrap();
     assert!(error.contains("it was poison") && error.contains("offset 0"), "{error}");
-    played.end().await;
-    let letter = Letters::read(&log, "user-dead-letter").await.unwrap().remove(0);
+    running.end().await;
+    let letter = DeadLetters::read(&log, "user-dead-letter").await.unwrap().remove(0);
     assert!(letter.reason().contains("it was poison"), "{}", letter.reason());
     // The raw record inside can be sent once the fault is mended.
     let mended = Function::new(Duration::ZERO, |_| status(200));
@@ -168,7 +195,7 @@ async fn a_record_that_makes_the_source_panic_is_tried_and_then_dead() {
         (mended.heard("ce-id"), mended.heard("ce-type")),
         (vec!["poison".into()], vec!["test".into()])
     );
-    assert!(Letters::read(&log, "user-dead-letter").await.unwrap().is_empty());
+    assert!(DeadLetters::read(&log, "user-dead-letter").await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,10 +209,10 @@ async fn tries_are_as_far_apart_as_the_manifest_says() {
     });
     let log = Shared::default();
     log.0.put("user", event("1", "k"));
-    let played = play(source("log-to-count"), &log, &count);
-    eventually("it arrived", || played.progress.delivered.load(SeqCst) == 1).await;
-    assert_eq!(played.progress.retried.load(SeqCst), 4);
-    played.end().await;
+    let running = run(source("log-to-count"), &log, &count);
+    eventually("it arrived", || running.progress.delivered.load(SeqCst) == 1).await;
+    assert_eq!(running.progress.retried.load(SeqCst), 4);
+    running.end().await;
     let times = times.lock().unwrap();
     let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     // The clock of a test may be a millisecond late at each timer.
@@ -202,9 +229,9 @@ async fn a_rejected_event_goes_to_the_dead_letter_with_the_reason() {
     };
     let (log, count) = (Shared::default(), Function::new(Duration::ZERO, answer));
     log.0.put("user", event("1", "k"));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("it is committed", || log.0.committed() == log.0.ends("user")).await;
-    played.end().await;
+    running.end().await;
     assert_eq!(count.requests.lock().unwrap().len(), 1);
     let letter = log.0.records("user-dead-letter").remove(0).record;
     let data = BASE64_STANDARD.encode("x".repeat(1_024));
@@ -226,11 +253,11 @@ async fn without_any_answer_the_dead_letter_says_only_where_to() {
     let count = Function::new(Duration::ZERO, |_| Err(SinkError("refused".into())));
     let log = Shared::default();
     log.0.put("user", event("1", "k"));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("it is in the dead letter", || !log.0.records("user-dead-letter").is_empty()).await;
-    played.end().await;
+    running.end().await;
     assert_eq!(count.requests.lock().unwrap().len(), 241);
-    let letters = Letters::read(&log, "user-dead-letter").await.unwrap();
+    let letters = DeadLetters::read(&log, "user-dead-letter").await.unwrap();
     assert_eq!((letters[0].function(), letters[0].code()), ("count", None));
     assert_eq!(letters[0].event.attribute("knativeerrordata"), None);
 }

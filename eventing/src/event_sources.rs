@@ -1,10 +1,10 @@
-//! All arrows of a folder of manifests at once.
+//! The event sources of a folder of manifests, run together.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backend_log::{Consumer, Log, LogError, Start};
 use serde::Serialize;
-use shared::supervise::{TaskHealth, supervise};
+use shared::supervise::{TaskHealth, TaskRegistry, TaskStatus};
 use tokio::{
     sync::{Mutex, mpsc},
     time::timeout,
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    dead_letters::Letters,
+    dead_letters::DeadLetters,
     manifest::{
         Destination, KafkaSink, KafkaSource, Manifest, ManifestError, PingSource, Reference, Resource,
         Service,
@@ -34,7 +34,7 @@ const EVENTING: &str = "eventing.knative.dev/v1alpha1";
 
 /// The resources of a system, checked against each other.
 #[derive(Debug, Clone, Default)]
-pub struct Arrows {
+pub struct Resources {
     /// Functions.
     pub services: Vec<Service>,
     /// From the log.
@@ -45,7 +45,7 @@ pub struct Arrows {
     pub kafka_sinks: Vec<Resource<KafkaSink>>,
 }
 
-impl Arrows {
+impl Resources {
     /// Reads manifests, each a file's name and text; names that lead nowhere are errors too.
     pub fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ManifestError> {
         let (mut arrows, mut references) = (Self::default(), Vec::new());
@@ -86,7 +86,7 @@ impl Arrows {
         }
     }
 
-    /// The sources as they are to be played.
+    /// The sources as they are run.
     #[must_use]
     pub fn sources(&self) -> Vec<Source> {
         let sources = self.kafka_sources.iter().flat_map(|source| {
@@ -125,7 +125,7 @@ impl Arrows {
     }
 }
 
-/// Events of a source go to a function; a source that feeds a topic is not played here.
+/// Events of a source go to a function; a source that feeds a topic is not run here.
 fn function(file: &str, text: &str, sink: &Destination) -> Result<Reference, ManifestError> {
     match sink.reference.kind.as_str() {
         "Service" => Ok(sink.reference.clone()),
@@ -156,16 +156,16 @@ fn at(file: &str, text: &str, mark: &str, why: String) -> ManifestError {
     ManifestError { file: file.to_owned(), line, why }
 }
 
-/// Arrows that are being played.
-pub struct Playing {
-    arrows: Vec<Arrow>,
+/// Event sources that are running.
+pub struct RunningSources {
+    arrows: Vec<RunningSource>,
     /// What else is supervised, by name.
-    others: Vec<(String, Arc<TaskHealth>)>,
+    others: TaskRegistry,
     tasks: TaskTracker,
     letters: Arc<std::sync::atomic::AtomicUsize>,
 }
 
-struct Arrow {
+struct RunningSource {
     source: Source,
     progress: Arc<Progress>,
     log: Arc<dyn Log>,
@@ -176,7 +176,7 @@ struct Arrow {
 /// What an arrow did and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ArrowStatus {
+pub struct SourceStatus {
     /// The source's name.
     pub name: String,
     /// The function it leads to.
@@ -197,75 +197,56 @@ pub struct ArrowStatus {
     pub last_error: Option<String>,
 }
 
-/// How a task that is kept running fares.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TaskStatus {
-    /// The source's name, or `dead-letters TOPIC`.
-    pub name: String,
-    /// Restarts after panics since the start.
-    pub restarts: u64,
-    /// What fails now, or failed last; null when nothing did.
-    pub last_error: Option<String>,
-}
-
-/// Plays all arrows until `stop`. Of each new dead letter `news` gets a line.
-pub fn play(
-    arrows: &Arrows,
+/// Runs all event sources until `stop`. Of each new dead letter `news` gets a line.
+pub fn run(
+    arrows: &Resources,
     log: &Arc<dyn Log>,
     sink: &Arc<dyn Sink>,
     news: mpsc::UnboundedSender<String>,
     stop: &CancellationToken,
-) -> Playing {
+) -> RunningSources {
     let tasks = TaskTracker::new();
-    let mut playing =
-        Playing { arrows: Vec::new(), others: Vec::new(), tasks: tasks.clone(), letters: Arc::default() };
+    let mut running = RunningSources {
+        arrows: Vec::new(),
+        others: TaskRegistry::default(),
+        tasks: tasks.clone(),
+        letters: Arc::default(),
+    };
     for source in arrows.sources() {
         let progress = Arc::new(Progress::default());
-        tasks.spawn(source::play(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
-        playing.arrows.push(Arrow { source, progress, log: log.clone(), asking: Arc::default() });
+        tasks.spawn(source::run(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
+        running.arrows.push(RunningSource { source, progress, log: log.clone(), asking: Arc::default() });
     }
     for ping in &arrows.ping_sources {
-        let health = playing.supervised(ping.metadata.name.clone());
-        tasks.spawn(ping::play(ping.metadata.clone(), ping.spec.clone(), sink.clone(), health, stop.clone()));
+        let health = running.others.register(&ping.metadata.name);
+        tasks.spawn(ping::run(ping.metadata.clone(), ping.spec.clone(), sink.clone(), health, stop.clone()));
     }
     for topic in arrows.dead_letter_topics() {
         let name = format!("dead-letters {topic}");
-        let health = playing.supervised(name.clone());
-        let (log, letters, news, stop) = (log.clone(), playing.letters.clone(), news.clone(), stop.clone());
+        let (others, health) = (running.others.clone(), running.others.register(&name));
+        let (log, letters, news, stop) = (log.clone(), running.letters.clone(), news.clone(), stop.clone());
         tasks.spawn(async move {
             let start = || watch(log.clone(), topic.clone(), letters.clone(), news.clone(), health.clone());
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = supervise(&name, &health, start) => {}
+                () = others.supervise(&name, start) => {}
             }
         });
     }
     tasks.close();
-    playing
+    running
 }
 
-impl Playing {
+impl RunningSources {
     /// What each arrow did.
-    pub async fn status(&self) -> Vec<ArrowStatus> {
-        futures_util::future::join_all(self.arrows.iter().map(Arrow::status)).await
+    pub async fn status(&self) -> Vec<SourceStatus> {
+        futures_util::future::join_all(self.arrows.iter().map(RunningSource::status)).await
     }
 
     /// How the tasks fare that are no arrows from the log: PingSources and watchers of dead letters.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskStatus> {
-        let status = |(name, health): &(String, Arc<TaskHealth>)| TaskStatus {
-            name: name.clone(),
-            restarts: health.restarts(),
-            last_error: health.last_error(),
-        };
-        self.others.iter().map(status).collect()
-    }
-
-    fn supervised(&mut self, name: String) -> Arc<TaskHealth> {
-        let health = Arc::new(TaskHealth::default());
-        self.others.push((name, health.clone()));
-        health
+        self.others.status()
     }
 
     /// Dead letters that nobody took care of yet.
@@ -280,11 +261,11 @@ impl Playing {
     }
 }
 
-impl Arrow {
-    async fn status(&self) -> ArrowStatus {
+impl RunningSource {
+    async fn status(&self) -> SourceStatus {
         use std::sync::atomic::Ordering::Relaxed;
         let lag = self.lag().await;
-        ArrowStatus {
+        SourceStatus {
             name: self.source.name.clone(),
             function: self.source.function.clone(),
             lag,
@@ -360,7 +341,7 @@ async fn follow(
 ) -> Result<(), LogError> {
     log.create(topic).await?;
     let mut consumer = log.consume(topic, None, Start::Earliest).await?;
-    let mut letters = Letters::default();
+    let mut letters = DeadLetters::default();
     let mut old = true;
     loop {
         let mut batch = consumer.poll_now(1_000).await?;

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
 use bytes::Bytes;
 use eventing::{
-    arrows::Arrows,
+    event_sources::Resources,
     sink::{Sink, SinkError},
     source::{self, Progress, Source},
 };
@@ -42,8 +42,8 @@ spec: {template: {spec: {containers: [{image: batch}]}}}
 ";
 
 /// The project's own arrows.
-pub fn arrows() -> Arrows {
-    Arrows::read([
+pub fn arrows() -> Resources {
+    Resources::read([
         ("services.yaml", SERVICES),
         ("log-to-count.yaml", include_str!("../../log-to-count.yaml")),
         ("log-to-store.yaml", include_str!("../../log-to-store.yaml")),
@@ -312,17 +312,17 @@ pub fn event(id: &str, key: &str) -> Record {
     }
 }
 
-/// A source that is being played.
+/// A source that is being running.
 pub struct Played {
     pub stop: CancellationToken,
     pub progress: Arc<Progress>,
     pub task: JoinHandle<()>,
 }
 
-pub fn play(source: Source, log: &Shared, function: &Arc<Function>) -> Played {
+pub fn run(source: Source, log: &Shared, function: &Arc<Function>) -> Played {
     let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
     let playing =
-        source::play(source, Arc::new(log.clone()), function.clone(), progress.clone(), stop.clone());
+        source::run(source, Arc::new(log.clone()), function.clone(), progress.clone(), stop.clone());
     Played { stop, progress, task: tokio::spawn(playing) }
 }
 

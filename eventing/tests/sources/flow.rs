@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use bytes::Bytes;
-use eventing::dead_letters::Letters;
+use eventing::dead_letters::DeadLetters;
 use shared::record::Record;
 
-use crate::harness::{Function, Shared, event, eventually, play, source, status, value};
+use crate::harness::{Function, Shared, event, eventually, run, source, status, value};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -31,9 +31,9 @@ fn filled_with_large(events: usize) -> Shared {
 #[tokio::test(start_paused = true)]
 async fn an_ordered_source_keeps_one_of_each_partition_under_way() {
     let (log, store) = (filled(40), Function::new(Duration::from_millis(10), |_| status(200)));
-    let played = play(source("log-to-store"), &log, &store);
-    eventually("all arrived", || played.progress.delivered.load(SeqCst) == 40).await;
-    played.end().await;
+    let running = run(source("log-to-store"), &log, &store);
+    eventually("all arrived", || running.progress.delivered.load(SeqCst) == 40).await;
+    running.end().await;
     assert_eq!((store.most_of_a_partition.load(SeqCst), store.most.load(SeqCst)), (1, 4));
     for key in KEYS {
         let requests = store.requests.lock().unwrap();
@@ -49,20 +49,20 @@ async fn an_ordered_source_works_on_all_partitions_of_a_backlog_that_comes_one_a
     for key in KEYS {
         (0..3_000).for_each(|n| log.0.put("user", event(&n.to_string(), key)));
     }
-    let played = play(source("log-to-store"), &log, &store);
+    let running = run(source("log-to-store"), &log, &store);
     eventually("one of each is under way", || store.most.load(SeqCst) == KEYS.len()).await;
     let first = store.heard("ce-partitionkey").iter().filter(|key| *key == KEYS[0]).count();
     assert!(first < 1_000, "the first partition had {first} before the last one's turn came");
-    played.end().await;
+    running.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_waits_does_not_stop_the_others() {
     let answer = |r: &_| status(if value(r, "ce-partitionkey") == "a" { 503 } else { 200 });
     let (log, store) = (filled(400), Function::new(Duration::ZERO, answer));
-    let played = play(source("log-to-store"), &log, &store);
-    eventually("the others arrived", || played.progress.delivered.load(SeqCst) == 300).await;
-    played.end().await;
+    let running = run(source("log-to-store"), &log, &store);
+    eventually("the others arrived", || running.progress.delivered.load(SeqCst) == 300).await;
+    running.end().await;
     let ids: BTreeSet<_> =
         store.heard("ce-id").into_iter().filter(|id| id.parse::<u32>().unwrap() % 4 == 0).collect();
     assert_eq!(ids, ["0".to_owned()].into());
@@ -71,9 +71,9 @@ async fn a_partition_that_waits_does_not_stop_the_others() {
 #[tokio::test(start_paused = true)]
 async fn an_unordered_source_has_fifty_a_consumer_under_way() {
     let (log, count) = (filled(1_000), Function::new(Duration::from_millis(10), |_| status(200)));
-    let played = play(source("log-to-count"), &log, &count);
-    eventually("all arrived", || played.progress.delivered.load(SeqCst) == 1_000).await;
-    played.end().await;
+    let running = run(source("log-to-count"), &log, &count);
+    eventually("all arrived", || running.progress.delivered.load(SeqCst) == 1_000).await;
+    running.end().await;
     assert_eq!(count.most.load(SeqCst), 200);
 }
 
@@ -81,32 +81,32 @@ async fn an_unordered_source_has_fifty_a_consumer_under_way() {
 async fn a_poison_event_does_not_stop_those_behind_it() {
     let answer = |r: &_| status(if value(r, "ce-id") == "4" { 503 } else { 200 });
     let (log, count) = (filled(800), Function::new(Duration::ZERO, answer));
-    let played = play(source("log-to-count"), &log, &count);
-    eventually("the others arrived", || played.progress.delivered.load(SeqCst) == 799).await;
-    assert_eq!(played.progress.dead.load(SeqCst), 0);
+    let running = run(source("log-to-count"), &log, &count);
+    eventually("the others arrived", || running.progress.delivered.load(SeqCst) == 799).await;
+    assert_eq!(running.progress.dead.load(SeqCst), 0);
     eventually("what can be is committed", || log.0.committed().len() == 4).await;
     let first = log.0.records("user").remove(4);
     assert_eq!(log.0.committed()[&first.partition], first.offset);
-    assert_eq!(played.progress.lag(&log.0.kept("user"), &log.0.committed()), 199);
-    eventually("it is in the dead letter", || played.progress.dead.load(SeqCst) == 1).await;
-    played.end().await;
+    assert_eq!(running.progress.lag(&log.0.kept("user"), &log.0.committed()), 199);
+    eventually("it is in the dead letter", || running.progress.dead.load(SeqCst) == 1).await;
+    running.end().await;
     assert_eq!(log.0.committed(), log.0.ends("user"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_loses_no_event_and_repeats_only_what_was_not_committed() {
     let (log, count) = (filled(3_000), Function::new(Duration::from_millis(500), |_| status(200)));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("something is committed", || !log.0.committed().is_empty()).await;
-    played.task.abort();
-    let _ = played.task.await;
+    running.task.abort();
+    let _ = running.task.await;
     let committed: i64 = log.0.committed().values().sum();
     assert!((1..3_000).contains(&committed), "{committed}");
 
     let again = Function::new(Duration::ZERO, |_| status(200));
-    let played = play(source("log-to-count"), &log, &again);
+    let running = run(source("log-to-count"), &log, &again);
     eventually("all is committed", || log.0.committed() == log.0.ends("user")).await;
-    played.end().await;
+    running.end().await;
     let second = again.heard("ce-id");
     assert_eq!(second.len() as i64, 3_000 - committed);
     let all: BTreeSet<_> = count.heard("ce-id").into_iter().chain(second).collect();
@@ -116,9 +116,9 @@ async fn a_crash_loses_no_event_and_repeats_only_what_was_not_committed() {
 #[tokio::test(start_paused = true)]
 async fn a_stopped_source_commits_what_ended() {
     let (log, count) = (filled(10), Function::new(Duration::from_secs(1), |_| status(200)));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("all are under way", || count.requests.lock().unwrap().len() == 10).await;
-    played.end().await;
+    running.end().await;
     assert_eq!(log.0.committed(), log.0.ends("user"));
 }
 
@@ -126,14 +126,14 @@ async fn a_stopped_source_commits_what_ended() {
 async fn nothing_is_committed_before_its_dead_letter_is_written() {
     let (log, count) = (filled(1), Function::new(Duration::ZERO, |_| status(400)));
     log.0.broken.store(true, SeqCst);
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("it was rejected", || count.requests.lock().unwrap().len() == 1).await;
     tokio::time::advance(Duration::from_secs(60)).await;
     assert!(log.0.committed().is_empty());
     log.0.broken.store(false, SeqCst);
     eventually("it is committed", || log.0.committed() == log.0.ends("user")).await;
     assert_eq!((log.0.records("user-dead-letter").len(), count.requests.lock().unwrap().len()), (1, 1));
-    played.end().await;
+    running.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,10 +143,10 @@ async fn a_dead_letter_that_is_too_large_is_cut_and_does_not_block_its_partition
     log.0.put("user", Record { value, ..event("large", "a") });
     log.0.put("user", event("small", "a"));
     log.0.largest.store(10_000, SeqCst);
-    let played = play(source("log-to-store"), &log, &store);
+    let running = run(source("log-to-store"), &log, &store);
     eventually("both are committed", || log.0.committed() == log.0.ends("user")).await;
-    played.end().await;
-    let letters = Letters::read(&log, "user-dead-letter").await.unwrap();
+    running.end().await;
+    let letters = DeadLetters::read(&log, "user-dead-letter").await.unwrap();
     assert_eq!((letters.len(), letters[0].event.attribute("id")), (2, Some("large")));
     assert!((1_024..10_000).contains(&letters[0].event.data.len()));
     let (functions, willing) = (["store".to_owned()].into(), Function::new(Duration::ZERO, |_| status(200)));
@@ -160,42 +160,42 @@ async fn a_dead_letter_that_is_too_large_is_cut_and_does_not_block_its_partition
 async fn a_consumer_that_failed_is_replaced_and_no_record_is_left_out() {
     let (log, count) = (filled(2_000), Function::new(Duration::ZERO, |_| status(200)));
     log.0.failing.store(3, SeqCst);
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("all is committed", || log.0.committed() == log.0.ends("user")).await;
     let ids: BTreeSet<_> = count.heard("ce-id").into_iter().collect();
     assert_eq!(ids.len(), 2_000);
-    assert_eq!((played.progress.health.restarts(), played.progress.health.last_error()), (0, None));
-    played.end().await;
+    assert_eq!((running.progress.health.restarts(), running.progress.health.last_error()), (0, None));
+    running.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_panics_is_started_again_and_told_of() {
     let (log, count) = (filled(2_000), Function::new(Duration::ZERO, |_| status(200)));
     log.0.panicking.store(2, SeqCst);
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("all is committed", || log.0.committed() == log.0.ends("user")).await;
     let ids: BTreeSet<_> = count.heard("ce-id").into_iter().collect();
-    assert_eq!((ids.len(), played.progress.health.restarts()), (2_000, 2));
-    assert_eq!(played.progress.health.last_error().as_deref(), Some("panicked: the log panics"));
-    played.end().await;
+    assert_eq!((ids.len(), running.progress.health.restarts()), (2_000, 2));
+    assert_eq!(running.progress.health.last_error().as_deref(), Some("panicked: the log panics"));
+    running.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_backlog_is_not_read_into_memory() {
     let (log, count) =
         (filled_with_large(10_000), Function::new(Duration::from_secs(3_600), |_| status(200)));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("as many as may be are under way", || count.most.load(SeqCst) == 200).await;
     tokio::time::advance(Duration::from_secs(4)).await;
     assert!(log.0.given.load(SeqCst) <= 4_000, "{}", log.0.given.load(SeqCst));
-    played.end().await;
+    running.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_finished_of_a_partition_that_others_want_is_committed_and_no_more_is_sent() {
     let (log, store) = (filled(4_000), Function::new(Duration::from_millis(10), |_| status(200)));
-    let played = play(source("log-to-store"), &log, &store);
-    eventually("many arrived", || played.progress.delivered.load(SeqCst) >= 80).await;
+    let running = run(source("log-to-store"), &log, &store);
+    eventually("many arrived", || running.progress.delivered.load(SeqCst) >= 80).await;
     let wanted = log.0.records("user")[0].partition;
     log.0.want(wanted);
     eventually("it is given up", || log.0.given_up.lock().unwrap().contains_key(&wanted)).await;
@@ -213,10 +213,10 @@ async fn what_is_finished_of_a_partition_that_others_want_is_committed_and_no_mo
     // The rest of it counts as the group's lag, as far as others come with it.
     let others = [(wanted, finished + 300)].into();
     eventually("all else is finished", || {
-        played.progress.lag(&log.0.kept("user"), &others) == 700 - finished
+        running.progress.lag(&log.0.kept("user"), &others) == 700 - finished
     })
     .await;
-    played.end().await;
+    running.end().await;
     assert_eq!(log.0.committed()[&wanted], finished, "nothing more is committed of it");
 }
 
@@ -224,14 +224,14 @@ async fn what_is_finished_of_a_partition_that_others_want_is_committed_and_no_mo
 async fn a_source_whose_function_is_stuck_goes_on_serving_its_group() {
     let (log, count) =
         (filled_with_large(10_000), Function::new(Duration::from_secs(36_000), |_| status(200)));
-    let played = play(source("log-to-count"), &log, &count);
+    let running = run(source("log-to-count"), &log, &count);
     eventually("it takes no more", || log.0.rests.load(SeqCst) > 0).await;
     let given = log.0.given.load(SeqCst);
     log.0.want(2);
     eventually("it gives up what others want", || log.0.given_up.lock().unwrap().contains_key(&2)).await;
     assert_eq!(log.0.given_up.lock().unwrap()[&2], 0);
     assert!(log.0.given.load(SeqCst) <= given + 500);
-    played.stop.cancel();
+    running.stop.cancel();
 }
 
 #[test]

@@ -1,0 +1,1 @@
+s#lambda-forwarder$#lambda-store#

@@ -1,0 +1,1 @@
+0,/^      - lambda-ingest$/s//&\n      - lambda-store/
