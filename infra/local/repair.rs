@@ -34,7 +34,7 @@ impl Target {
     /// Nothing is started or connected yet.
     pub(crate) fn open(system: &System, via: Option<Via>) -> anyhow::Result<Self> {
         Ok(match via {
-            Some(via) => Self::Via(via, system.config.event_token.clone()),
+            Some(via) => Self::Via(via, system.config.event_token()?),
             None => Self::Own(system.serve()?),
         })
     }

@@ -67,7 +67,7 @@ pub(crate) struct System {
     pub(crate) arrows: Resources,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Stores,
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     folder: Arc<DataFolder>,
     specs: Vec<FunctionSpec>,
 }
