@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use eventing::arrows::Arrows;
+use eventing::event_sources::Resources;
 use uuid::Uuid;
 
 use crate::{
@@ -31,7 +31,7 @@ const WRONG: [(&str, &str); 5] = [
 /// The keys that a function's manifest names, and its token.
 fn own_keys(function: &str) -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("functions/{function}/service.yaml"));
-    let manifest = Arrows::read([(function, fs::read_to_string(path).unwrap().as_str())]).unwrap();
+    let manifest = Resources::read([(function, fs::read_to_string(path).unwrap().as_str())]).unwrap();
     let variables = manifest.services[0].spec.template.spec.containers[0].env.iter();
     let keys =
         variables.filter(|variable| variable.value_from.is_some()).map(|variable| variable.name.clone());
