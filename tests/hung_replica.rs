@@ -77,10 +77,10 @@ async fn a_function_that_never_starts_tells_why_in_one_place() {
         if path != "functions/count/service.yaml" {
             return manifest;
         }
-        let image = "          image: lambda-architecture/count\n";
-        assert!(manifest.contains(image), "{manifest}");
-        let wrong = "          env:\n            - name: LOG_LEVEL\n              value: lambda=loud\n";
-        manifest.replace(image, &format!("{image}{wrong}"))
+        let env = "          env:\n";
+        assert!(manifest.contains(env), "{manifest}");
+        let wrong = "            - name: LOG_LEVEL\n              value: lambda=loud\n";
+        manifest.replace(env, &format!("{env}{wrong}"))
     })
     .await;
     let deadline = Instant::now() + DEADLINE;
