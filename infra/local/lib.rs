@@ -47,9 +47,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A function's name, and what its process runs.
+type LinkedFunction = (&'static str, fn() -> ExitCode);
+
 /// The functions that this program holds. The only list that a new function must join: all else is read from its
 /// manifest.
-const FUNCTIONS: [(&str, fn() -> ExitCode); 5] = [
+const FUNCTIONS: [LinkedFunction; 5] = [
     ("ingest", ingest::run),
     ("count", count::run),
     ("store", store::run),

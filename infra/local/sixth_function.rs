@@ -31,11 +31,14 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Function, path and `ce-id` of a request.
+type Seen = (String, String, Option<String>);
+
 /// Answers everything with 200 and records it.
 #[derive(Clone, Default)]
 struct InProcess {
-    /// Function, path and `ce-id` of each request but probes.
-    requests: Arc<Mutex<Vec<(String, String, Option<String>)>>>,
+    /// Each request but probes.
+    requests: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl InProcess {

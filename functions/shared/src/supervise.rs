@@ -78,7 +78,9 @@ pub struct TaskStatus {
 
 /// Supervised tasks by name, in the order in which they were registered; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct TaskRegistry(Arc<Mutex<Vec<(String, Arc<TaskHealth>)>>>);
+pub struct TaskRegistry(Arc<Mutex<Vec<NamedTask>>>);
+
+type NamedTask = (String, Arc<TaskHealth>);
 
 impl TaskRegistry {
     /// The health of a task, which is shown from now on.
@@ -95,7 +97,7 @@ impl TaskRegistry {
     /// How each task fares.
     #[must_use]
     pub fn status(&self) -> Vec<TaskStatus> {
-        let status = |(name, health): &(String, Arc<TaskHealth>)| TaskStatus {
+        let status = |(name, health): &NamedTask| TaskStatus {
             name: name.clone(),
             restarts: health.restarts(),
             last_error: health.last_error(),
