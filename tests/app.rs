@@ -125,6 +125,24 @@ impl App {
         self.client.send(request).await
     }
 
+    /// Asks a readiness route until it is 200; a function that still connects answers 503 with that reason.
+    pub async fn probe_until_ready(&mut self, path: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let answer = self.send(Request::get(path).body(Bytes::new()).unwrap()).await.unwrap();
+            let body = String::from_utf8(answer.body().to_vec()).unwrap();
+            if answer.status() == StatusCode::OK {
+                return body;
+            }
+            assert!(
+                answer.status() == StatusCode::SERVICE_UNAVAILABLE && body.contains("connecting"),
+                "{body}"
+            );
+            assert!(Instant::now() < deadline, "{path} is never ready: {body}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Posts JSON.
     pub async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> Response<Bytes> {
         self.client.post_json(path, body).await.unwrap()

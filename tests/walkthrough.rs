@@ -89,11 +89,15 @@ async fn every_documented_way_to_a_function_leads_there() {
         assert!(answer.status() == 200 && kind.starts_with("text/html"), "{path}: {}", answer.status());
     }
     for function in ["ingest", "count", "store", "batch", "analytics"] {
-        for probe in ["healthz", "readyz", "_/health", "_/ready", "health/liveness", "health/readiness"] {
+        for probe in ["healthz", "_/health", "health/liveness"] {
             let path = format!("/function/{function}/{probe}");
             let answer =
                 app.send(hyper::Request::get(&path).body(bytes::Bytes::new()).unwrap()).await.unwrap();
             assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"ok"[..]), "{path}");
+        }
+        for probe in ["readyz", "_/ready", "health/readiness"] {
+            let path = format!("/function/{function}/{probe}");
+            assert_eq!(app.probe_until_ready(&path).await, "ok", "{path}");
         }
     }
 }

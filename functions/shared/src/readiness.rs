@@ -16,7 +16,7 @@ use tokio::{
 use crate::{error::Error, progress::Progress};
 
 /// How long a probe waits for a check. Knative's queue-proxy gives up after 100 ms.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(60);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(80);
 /// How long a successful check is reused.
 const FRESH: Duration = Duration::from_secs(1);
 /// A check that takes longer is reported as hanging, even if the previous one succeeded.

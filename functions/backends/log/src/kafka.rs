@@ -1,13 +1,13 @@
 //! The log in Kafka, or in a server that speaks its protocol. Opening does no I/O: clients connect lazily.
 
+mod blocking_drop;
 mod consumer;
-mod elsewhere;
 mod error;
 mod keys;
-mod membership;
 mod message;
 mod offsets;
 mod producer;
+mod rebalance;
 mod url;
 
 use std::{
@@ -26,15 +26,15 @@ use shared::{config::ConfigError, record::Record, single_flight::SingleFlight};
 
 pub use self::error::KafkaFailure;
 use self::{
+    blocking_drop::{BlockingDrop, blocking},
     consumer::KafkaConsumer,
-    elsewhere::{Elsewhere, blocking},
     producer::Producer,
     url::{KafkaUrl, Side},
 };
 use crate::{Consumer, Log, LogError, Start};
 
 /// Timeout of a metadata or admin request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a readiness check.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a readiness result is reused: a probe whose timeout is shorter than a round trip still gets it.
@@ -43,7 +43,7 @@ const READY_REUSE: Duration = Duration::from_millis(200);
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// Poll interval for a topic that was just created or has lost its leader.
-const LOOK: Duration = Duration::from_millis(50);
+const TOPIC_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A log in Kafka.
 #[derive(Clone)]
@@ -160,9 +160,11 @@ impl Inner {
     async fn create(&self, topic: &str) -> Result<(), KafkaFailure> {
         let config = self.url.config(Side::Producer, &[], &[]);
         let admin: AdminClient<DefaultClientContext> = config.create().map_err(KafkaFailure::Open)?;
-        let admin = Elsewhere::new(admin);
+        let admin = BlockingDrop::new(admin);
         let new = NewTopic::new(topic, -1, TopicReplication::Fixed(-1));
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        let options = AdminOptions::new()
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .operation_timeout(Some(REQUEST_TIMEOUT));
         let created = admin.create_topics([&new], &options).await.map_err(KafkaFailure::Admin)?;
         for (topic, source) in created.into_iter().filter_map(Result::err) {
             use RDKafkaErrorCode::{
@@ -175,10 +177,12 @@ impl Inner {
         }
         let (brokers, topic) = (self.url.brokers.clone(), topic.to_owned());
         blocking(move || {
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + REQUEST_TIMEOUT;
             loop {
-                match partitions(admin.inner(), &brokers, &topic, PATIENCE) {
-                    Err(KafkaFailure::Topic { .. }) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                match partitions(admin.inner(), &brokers, &topic, REQUEST_TIMEOUT) {
+                    Err(KafkaFailure::Topic { .. }) if Instant::now() < deadline => {
+                        std::thread::sleep(TOPIC_RETRY_INTERVAL)
+                    }
                     found => return found.map(drop),
                 }
             }

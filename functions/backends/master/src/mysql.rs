@@ -35,9 +35,9 @@ const RETRY_WINDOW: Duration = Duration::from_secs(20);
 /// How long a successful readiness check is reused.
 const READY_REUSE: Duration = Duration::from_secs(1);
 /// Maximum attempts of a transaction that met a conflict or lost its connection.
-const TRIES: u32 = 10;
+const MAX_ATTEMPTS: u32 = 10;
 /// Backoff increment per attempt; jitter separates transactions that conflicted.
-const AGAIN: Duration = Duration::from_millis(10);
+const BACKOFF_STEP: Duration = Duration::from_millis(10);
 /// Error numbers of a deadlock, of a lock wait timeout, and of a server that shuts down or hangs up.
 const LOST: [u16; 4] = [1213, 1205, 1053, 1927];
 
@@ -100,13 +100,15 @@ async fn retry_on_conflict<T, F>(transaction: impl Fn() -> F) -> Result<T, Maste
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let (started, mut tries) = (Instant::now(), 1);
+    let (started, mut attempts) = (Instant::now(), 1);
     loop {
         match transaction().await {
-            Err(error) if is_retryable(&error) && tries < TRIES && started.elapsed() < RETRY_WINDOW => {
+            Err(error)
+                if is_retryable(&error) && attempts < MAX_ATTEMPTS && started.elapsed() < RETRY_WINDOW =>
+            {
                 let random = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-                tokio::time::sleep((AGAIN * tries).mul_f64(random)).await;
-                tries += 1;
+                tokio::time::sleep((BACKOFF_STEP * attempts).mul_f64(random)).await;
+                attempts += 1;
             }
             done => return Ok(done?),
         }

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// SQLite's own busy timeout. Writers queue before it, so only a checkpoint ever needs it.
-const BUSY: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of reading connections, each a thread.
 const READERS: u32 = 2;
 
@@ -169,7 +169,7 @@ impl Location {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY)
+            .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
         let mut connection = for_writing(&options).connect().await?;
         checkpoint(&mut connection).await?;

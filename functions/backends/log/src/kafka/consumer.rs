@@ -24,12 +24,12 @@ use rdkafka::{
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
-    PATIENCE,
-    elsewhere::{Elsewhere, blocking},
+    REQUEST_TIMEOUT,
+    blocking_drop::{BlockingDrop, blocking},
     error::KafkaFailure,
-    membership::Membership,
     message::delivered,
     offsets::{self, Client, list},
+    rebalance::RebalanceQueue,
     url::{KafkaUrl, Side},
 };
 use crate::{Batch, Consumer, Delivered, LogError, Start};
@@ -57,7 +57,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// Group id of consumers that read alone. They never join it, but librdkafka requires one.
 const ALONE: &str = "lambda-architecture-reader";
 /// How often a consumer without a group discovers new partitions; in a group librdkafka does.
-const LOOK: Duration = Duration::from_secs(5);
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A consumer of a topic.
 pub(super) struct KafkaConsumer {
@@ -67,19 +67,19 @@ pub(super) struct KafkaConsumer {
     group: bool,
     start: Start,
     /// Start offsets of partitions without a committed one; partitions added later start at their beginning.
-    begin: BTreeMap<i32, i64>,
+    start_offsets: BTreeMap<i32, i64>,
     /// Whether the first poll has happened.
-    begun: bool,
+    subscribed: bool,
     /// Assigned partitions, once known.
     owned: Option<BTreeSet<i32>>,
     /// Partitions read to their end.
     at_end: BTreeSet<i32>,
     /// Partitions that the last poll reported as revoked; the next poll releases them.
-    leaving: Vec<i32>,
+    revoking: Vec<i32>,
     paused: bool,
-    held: VecDeque<Delivered>,
+    buffer: VecDeque<Delivered>,
     /// Time of the next partition discovery.
-    look: Instant,
+    next_discovery: Instant,
 }
 
 impl KafkaConsumer {
@@ -91,24 +91,24 @@ impl KafkaConsumer {
     ) -> Result<Self, KafkaFailure> {
         let mut config = url.config(Side::Consumer, DEFAULTS, FIXED);
         config.set("group.id", group.unwrap_or(ALONE));
-        let native = config.create_with_context(Membership::default()).map_err(KafkaFailure::Open)?;
+        let native = config.create_with_context(RebalanceQueue::default()).map_err(KafkaFailure::Open)?;
         let mut consumer = Self {
-            client: Arc::new(Elsewhere::new(native)),
+            client: Arc::new(BlockingDrop::new(native)),
             brokers: url.brokers.clone(),
             topic: topic.to_owned(),
             group: group.is_some(),
             start,
-            begin: BTreeMap::new(),
-            begun: false,
+            start_offsets: BTreeMap::new(),
+            subscribed: false,
             owned: None,
             at_end: BTreeSet::new(),
-            leaving: Vec::new(),
+            revoking: Vec::new(),
             paused: false,
-            held: VecDeque::new(),
-            look: Instant::now() + LOOK,
+            buffer: VecDeque::new(),
+            next_discovery: Instant::now() + DISCOVERY_INTERVAL,
         };
         // Also reports a missing topic at once.
-        consumer.begin = consumer
+        consumer.start_offsets = consumer
             .ask(move |client, topic, partitions| offsets::start(client, topic, partitions, start))
             .await?;
         Ok(consumer)
@@ -121,7 +121,7 @@ impl KafkaConsumer {
     ) -> Result<T, KafkaFailure> {
         let (client, brokers, topic) = (self.client.clone(), self.brokers.clone(), self.topic.clone());
         blocking(move || {
-            let partitions = super::partitions(client.client(), &brokers, &topic, PATIENCE)?;
+            let partitions = super::partitions(client.client(), &brokers, &topic, REQUEST_TIMEOUT)?;
             question(&client, &topic, &partitions)
         })
         .await
@@ -131,7 +131,7 @@ impl KafkaConsumer {
     fn fetch(&mut self, max: usize) -> Result<(), KafkaFailure> {
         let client = self.client.clone();
         let mut stream = client.stream();
-        while self.held.len() < max && client.context().change().is_none() {
+        while self.buffer.len() < max && client.context().peek().is_none() {
             match stream.next().now_or_never().flatten() {
                 Some(message) => self.take(message)?,
                 None => break,
@@ -145,9 +145,9 @@ impl KafkaConsumer {
         let client = self.client.clone();
         tokio::select! {
             biased;
-            () = client.context().news() => Ok(()),
+            () = client.context().changed() => Ok(()),
             message = client.recv() => self.take(message),
-            () = sleep_until(self.look), if !self.group => self.find_new().await,
+            () = sleep_until(self.next_discovery), if !self.group => self.find_new().await,
         }
     }
 
@@ -155,7 +155,7 @@ impl KafkaConsumer {
         match message {
             Ok(message) => {
                 self.at_end.remove(&message.partition());
-                self.held.push_back(delivered(&message));
+                self.buffer.push_back(delivered(&message));
             }
             Err(KafkaError::PartitionEOF(partition)) => drop(self.at_end.insert(partition)),
             // librdkafka recovers by itself.
@@ -184,15 +184,15 @@ impl KafkaConsumer {
             return Err(KafkaFailure::Read(KafkaError::MessageConsumptionFatal(code)));
         }
         self.prepare(max == 0).map_err(KafkaFailure::Read)?;
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * REQUEST_TIMEOUT;
         loop {
             let revoked = self.settle().await?;
             if revoked.is_none() {
                 self.fetch(max)?;
             }
-            let count = self.held.len().min(max);
+            let count = self.buffer.len().min(max);
             if count > 0 || revoked.is_some() {
-                let records = self.held.drain(..count).collect();
+                let records = self.buffer.drain(..count).collect();
                 return Ok(Batch { records, revoked: revoked.unwrap_or_default() });
             }
             if wait {
@@ -200,7 +200,7 @@ impl KafkaConsumer {
             } else if self.is_at_end() {
                 return Ok(Batch::default());
             } else {
-                let silent = |_| KafkaFailure::Silent(2 * PATIENCE);
+                let silent = |_| KafkaFailure::Silent(2 * REQUEST_TIMEOUT);
                 timeout_at(deadline, self.wait()).await.map_err(silent)??;
             }
         }
@@ -239,7 +239,7 @@ impl Consumer for KafkaConsumer {
         let commit =
             blocking(move || client.commit(&offsets, CommitMode::Sync).map_err(KafkaFailure::Commit));
         // The reader must go on serving the group when the coordinator is away.
-        Ok(timeout(PATIENCE, commit).await.map_err(|_| KafkaFailure::Silent(PATIENCE))??)
+        Ok(timeout(REQUEST_TIMEOUT, commit).await.map_err(|_| KafkaFailure::Silent(REQUEST_TIMEOUT))??)
     }
 
     async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {

@@ -9,11 +9,14 @@ use rdkafka::{
     types::RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition},
 };
 
-use super::{LOOK, PATIENCE, elsewhere::Elsewhere, error::KafkaFailure, membership::Membership};
+use super::{
+    REQUEST_TIMEOUT, TOPIC_RETRY_INTERVAL, blocking_drop::BlockingDrop, error::KafkaFailure,
+    rebalance::RebalanceQueue,
+};
 use crate::Start;
 
 /// A consumer of librdkafka.
-pub(super) type Client = Elsewhere<StreamConsumer<Membership>>;
+pub(super) type Client = BlockingDrop<StreamConsumer<RebalanceQueue>>;
 
 /// Partitions of the topic, each at an offset.
 pub(super) fn list(
@@ -48,13 +51,15 @@ fn at(
     partitions: &[i32],
     time: Offset,
 ) -> Result<BTreeMap<i32, i64>, KafkaError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
     loop {
         let times = list(topic, partitions.iter().map(|partition| (*partition, time)))?;
-        let found = client.offsets_for_times(times, PATIENCE).and_then(|found| numbers(&found));
+        let found = client.offsets_for_times(times, REQUEST_TIMEOUT).and_then(|found| numbers(&found));
         match found.as_ref().err().and_then(KafkaError::rdkafka_error_code) {
             // The topic is new, or its leader went away; the next one is elected soon.
-            Some(NotLeaderForPartition | LeaderNotAvailable) if Instant::now() < deadline => sleep(LOOK),
+            Some(NotLeaderForPartition | LeaderNotAvailable) if Instant::now() < deadline => {
+                sleep(TOPIC_RETRY_INTERVAL)
+            }
             _ => return found,
         }
     }
@@ -67,7 +72,7 @@ pub(super) fn committed(
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, i64>, KafkaError> {
     let asked = list(topic, partitions.iter().map(|partition| (*partition, Offset::Invalid)))?;
-    numbers(&client.committed_offsets(asked, PATIENCE)?)
+    numbers(&client.committed_offsets(asked, REQUEST_TIMEOUT)?)
 }
 
 /// The current offset of `start`, per partition.

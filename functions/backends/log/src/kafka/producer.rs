@@ -18,7 +18,7 @@ use shared::record::Record;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
-    elsewhere::Elsewhere,
+    blocking_drop::BlockingDrop,
     error::KafkaFailure,
     url::{KafkaUrl, Side},
 };
@@ -39,7 +39,7 @@ const MAX_RECORD: usize = 1_000_000;
 
 /// A producer, which librdkafka serves by threads of its own.
 pub(super) struct Producer {
-    native: Elsewhere<ThreadedProducer<Reports>>,
+    native: BlockingDrop<ThreadedProducer<Reports>>,
     /// One permit for each unconfirmed record.
     room: Arc<Semaphore>,
     /// Bytes of the largest record that is handed over.
@@ -59,7 +59,7 @@ impl Producer {
         let max_record = limit("message.max.bytes").unwrap_or(MAX_RECORD);
         Ok(Self {
             max_record,
-            native: Elsewhere::new(native),
+            native: BlockingDrop::new(native),
             room: Arc::new(Semaphore::new(queue)),
             has_written: AtomicBool::new(false),
         })

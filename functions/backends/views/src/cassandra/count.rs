@@ -24,13 +24,13 @@ pub(super) type Turn = Mutex<()>;
 
 /// Marker row, so that the static count comes back even if none of the requested ids exists. One byte long, so it
 /// cannot collide with an id.
-const FIRST: &[u8] = &[0];
+const MARKER: &[u8] = &[0];
 /// Maximum number of ids in a batch; Cassandra warns about large ones.
 const BATCH: usize = 100;
 /// Maximum number of shards that a call works on concurrently.
-const AT_ONCE: usize = 32;
+const CONCURRENT_BATCHES: usize = 32;
 /// How long a call retries after losing races.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RETRY_WINDOW: Duration = Duration::from_secs(10);
 
 /// Counts the ids that were not counted before.
 pub(super) async fn count(open: &Open, ids: Vec<Uuid>) -> Result<(), CassandraError> {
@@ -44,8 +44,8 @@ pub(super) async fn count(open: &Open, ids: Vec<Uuid>) -> Result<(), CassandraEr
         ids.chunks(BATCH).map(|some| (shard, some.to_vec())).collect::<Vec<_>>()
     });
     stream::iter(batches)
-        .map(|(shard, ids)| until_counted(open, shard, ids))
-        .buffer_unordered(AT_ONCE)
+        .map(|(shard, ids)| count_with_retry(open, shard, ids))
+        .buffer_unordered(CONCURRENT_BATCHES)
         .try_collect()
         .await
 }
@@ -65,30 +65,30 @@ fn shard(id: Uuid, shards: usize) -> usize {
     usize::try_from((hash ^ hash >> 32) % shards as u64).unwrap_or(0)
 }
 
-async fn until_counted(open: &Open, shard: usize, ids: Vec<Uuid>) -> Result<(), CassandraError> {
+async fn count_with_retry(open: &Open, shard: usize, ids: Vec<Uuid>) -> Result<(), CassandraError> {
     let _turn = open.turns[shard].lock().await;
     let shard = i32::try_from(shard)?;
-    let mut tries = Tries::new();
-    while !tries.won(try_once(open, shard, &ids).await).await? {}
+    let mut retry = Retry::new();
+    while !retry.succeeded(try_once(open, shard, &ids).await).await? {}
     Ok(())
 }
 
 /// Retries of an operation that other processes contend for.
-pub(super) struct Tries {
+pub(super) struct Retry {
     deadline: Instant,
     count: u32,
     /// Whether the current attempt began after the deadline, and so is the last one.
     late: bool,
 }
 
-impl Tries {
+impl Retry {
     pub(super) fn new() -> Self {
-        Self { deadline: Instant::now() + PATIENCE, count: 0, late: false }
+        Self { deadline: Instant::now() + RETRY_WINDOW, count: 0, late: false }
     }
 
     /// Returns true if the last attempt succeeded; otherwise waits for the next. A transient failure leaves the outcome
     /// unknown: read again. The LWT condition rejects a stale write.
-    pub(super) async fn won(
+    pub(super) async fn succeeded(
         &mut self,
         outcome: Result<bool, CassandraError>,
     ) -> Result<bool, CassandraError> {
@@ -108,7 +108,7 @@ impl Tries {
 
 /// Finds new ids and counts them; false if another writer counted in this shard in between.
 async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, CassandraError> {
-    let keys: Vec<&[u8]> = std::iter::once(FIRST).chain(ids.iter().map(|id| &id.as_bytes()[..])).collect();
+    let keys: Vec<&[u8]> = std::iter::once(MARKER).chain(ids.iter().map(|id| &id.as_bytes()[..])).collect();
     let rows = Rows::of(open.session.execute_unpaged(&open.statements.there, (shard, keys)).await?)?;
     let rows = rows.all::<(&[u8], Option<i64>)>()?;
     let users = rows.first().and_then(|(_, users)| *users);
@@ -121,7 +121,7 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
     let after = users.unwrap_or(0) + i64::try_from(new.len())?;
     let first = vec![Some(CqlValue::BigInt(after)), Some(CqlValue::Int(shard)), users.map(CqlValue::BigInt)];
     let insert = |id: &[u8]| vec![Some(CqlValue::Int(shard)), Some(CqlValue::Blob(id.to_vec()))];
-    let marker = users.is_none().then(|| insert(FIRST));
+    let marker = users.is_none().then(|| insert(MARKER));
     let inserts = new.iter().map(|id| insert(&id.as_bytes()[..]));
     let values: Vec<_> = std::iter::once(first).chain(marker).chain(inserts).collect();
     let batch = open.statements.count(values.len() - 1);
@@ -130,8 +130,8 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
 }
 
 /// Backs off longer with each lost race, with jitter per process.
-async fn pause(tries: u32) {
-    let most = 2_u64 << tries.min(7);
+async fn pause(attempts: u32) {
+    let most = 2_u64 << attempts.min(7);
     let random = Uuid::new_v4().as_u64_pair().0;
     tokio::time::sleep(Duration::from_millis(random % most)).await;
 }

@@ -10,7 +10,7 @@ use scylla::value::CqlValue;
 use super::{
     CassandraError,
     answer::{Outcome, Rows},
-    count::{Tries, total},
+    count::{Retry, total},
     session::Open,
 };
 
@@ -58,8 +58,8 @@ pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), Cas
     // One call at a time per process: those that wait usually find that a point was written for all.
     let mut known = open.day.lock().await;
     let (total, ()) = try_join!(total(open), open.refresh_clock())?;
-    let mut tries = Tries::new();
-    while !tries.won(try_once(open, retention, total, &mut known).await).await? {}
+    let mut retry = Retry::new();
+    while !retry.succeeded(try_once(open, retention, total, &mut known).await).await? {}
     Ok(())
 }
 

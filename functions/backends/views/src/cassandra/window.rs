@@ -17,7 +17,7 @@ use super::{
 const RECENT: i64 = 5;
 
 /// A point's time and count: where it stands in its day.
-type Place = (i64, i64);
+type Position = (i64, i64);
 
 /// Points of the window that are kept.
 pub(super) async fn points(
@@ -37,19 +37,21 @@ pub(super) async fn points(
     };
     let below = window.below.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let above = window.above.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let mut reader = Reader { open, from: (from, -1), before: (to, -1), below, kept: Vec::new() };
+    let mut reader = Reader { open, from: (from, -1), before: (to, -1), below, points: Vec::new() };
     for day in days(open, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
         reader.skip_to_below(day).await?;
         match window.step_s {
             None => reader.read(day, window.limit).await?,
             Some(step) => reader.step(day, step, above, window.limit).await?,
         }
-        if reader.kept.len() >= window.limit || reader.kept.last().is_some_and(|(_, count)| *count <= above) {
+        if reader.points.len() >= window.limit
+            || reader.points.last().is_some_and(|(_, count)| *count <= above)
+        {
             break;
         }
     }
     let latest = window.to.map_or(now, |to| now.min(ceil_seconds(to) - 1));
-    let within = reader.kept.into_iter().filter(|(_, count)| *count > above).take(window.limit);
+    let within = reader.points.into_iter().filter(|(_, count)| *count > above).take(window.limit);
     within.map(|place| point(place, latest)).collect()
 }
 
@@ -61,8 +63,8 @@ pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<P
     for day in days(open, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
         let values = (i32::try_from(day)?, since);
         let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
-        if let Some(place) = rows.first::<Place>()? {
-            return Ok(Some(point(place, now)?));
+        if let Some(position) = rows.first::<Position>()? {
+            return Ok(Some(point(position, now)?));
         }
     }
     Ok(None)
@@ -73,7 +75,7 @@ async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
     for day in days(open, now.div_euclid(DAY), i64::MAX).await? {
         let values = (i32::try_from(day)?, now + 1);
         let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
-        if rows.first::<Place>()?.is_some() {
+        if rows.first::<Position>()?.is_some() {
             return Ok(true);
         }
     }
@@ -89,18 +91,23 @@ fn ceil_seconds(time: DateTime<Utc>) -> i64 {
 /// Reads backwards.
 struct Reader<'a> {
     open: &'a Open,
-    /// No point before this place.
-    from: Place,
+    /// No point before this position.
+    from: Position,
     /// No point at this place or after it.
-    before: Place,
+    before: Position,
     /// Only counts below this one; those of points that are kept are, too.
     below: i64,
-    kept: Vec<Place>,
+    points: Vec<Position>,
 }
 
 impl Reader<'_> {
     /// So many points of a day, newest first.
-    async fn some(&self, day: i64, before: Place, limit: usize) -> Result<Vec<Place>, CassandraError> {
+    async fn fetch_page(
+        &self,
+        day: i64,
+        before: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, CassandraError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let values = (i32::try_from(day)?, before.0, before.1, self.from.0, self.from.1, limit);
         Rows::of(self.open.session.execute_unpaged(&self.open.statements.points, values).await?)?.all()
@@ -108,7 +115,7 @@ impl Reader<'_> {
 
     /// Finds where a day's counts fall below the bound, by bisecting the times.
     async fn skip_to_below(&mut self, day: i64) -> Result<(), CassandraError> {
-        let newest = self.some(day, self.before, 1).await?;
+        let newest = self.fetch_page(day, self.before, 1).await?;
         if newest.first().is_none_or(|(_, count)| *count < self.below) {
             return Ok(());
         }
@@ -116,7 +123,7 @@ impl Reader<'_> {
         let (mut low, mut high) = (day * DAY - 1, newest[0].0);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            let newest = self.some(day, (middle + 1, -1), 1).await?;
+            let newest = self.fetch_page(day, (middle + 1, -1), 1).await?;
             match newest.first() {
                 Some((time, count)) if *count >= self.below => high = *time,
                 _ => low = middle,
@@ -128,7 +135,7 @@ impl Reader<'_> {
 
     /// Reads points of a day until there are enough.
     async fn read(&mut self, day: i64, limit: usize) -> Result<(), CassandraError> {
-        let points = self.some(day, self.before, limit - self.kept.len()).await?;
+        let points = self.fetch_page(day, self.before, limit - self.points.len()).await?;
         for point in points {
             self.keep(point);
         }
@@ -137,8 +144,8 @@ impl Reader<'_> {
 
     /// Reads the last point of each step of a day, skipping what is between.
     async fn step(&mut self, day: i64, step: i64, above: i64, limit: usize) -> Result<(), CassandraError> {
-        while self.kept.len() < limit {
-            let Some(point) = self.some(day, self.before, 1).await?.pop() else { return Ok(()) };
+        while self.points.len() < limit {
+            let Some(point) = self.fetch_page(day, self.before, 1).await?.pop() else { return Ok(()) };
             self.before = (point.0 - point.0.rem_euclid(step), -1);
             self.keep(point);
             if point.1 <= above {
@@ -148,17 +155,17 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, point: Place) {
+    fn keep(&mut self, point: Position) {
         if point.1 < self.below {
             self.below = point.1;
-            self.kept.push(point);
+            self.points.push(point);
         }
     }
 }
 
 /// A point's id is derived from its position (UUID version 8), so it needs no column. Its time is capped at `latest`,
 /// whatever clock wrote it.
-fn point((time, count): Place, latest: i64) -> Result<Point, CassandraError> {
+fn point((time, count): Position, latest: i64) -> Result<Point, CassandraError> {
     let (seconds, user_count) = (u64::try_from(time)?, u64::try_from(count)?);
     let name = u128::from(seconds) << 80 | 0x8000_8000_0000_0000_0000 | u128::from(user_count);
     Ok(Point {

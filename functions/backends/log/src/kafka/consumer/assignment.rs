@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use rdkafka::{Offset, consumer::Consumer as _, error::KafkaError};
 use tokio::time::Instant;
 
-use super::{KafkaConsumer, LOOK};
+use super::{DISCOVERY_INTERVAL, KafkaConsumer};
 use crate::{
     Start,
     kafka::{
-        elsewhere::blocking,
+        blocking_drop::blocking,
         error::KafkaFailure,
-        membership::Change,
         offsets::{self, list},
+        rebalance::Rebalance,
     },
 };
 
@@ -20,15 +20,18 @@ impl KafkaConsumer {
     /// Joins the group or takes all partitions; releases those that the last poll reported as revoked; pauses while
     /// there is no room.
     pub(super) fn prepare(&mut self, rest: bool) -> Result<(), KafkaError> {
-        if !self.begun && self.group {
+        if !self.subscribed && self.group {
             self.client.subscribe(&[&self.topic])?;
-        } else if !self.begun {
-            self.assign(&self.begin.keys().copied().collect::<Vec<_>>(), &self.begin.clone())?;
+        } else if !self.subscribed {
+            self.assign(
+                &self.start_offsets.keys().copied().collect::<Vec<_>>(),
+                &self.start_offsets.clone(),
+            )?;
         }
-        self.begun = true;
-        if !self.leaving.is_empty() {
-            self.unassign(&self.leaving.clone())?;
-            self.leaving.clear();
+        self.subscribed = true;
+        if !self.revoking.is_empty() {
+            self.unassign(&self.revoking.clone())?;
+            self.revoking.clear();
         }
         if rest != self.paused {
             let assignment = self.client.assignment()?;
@@ -43,9 +46,11 @@ impl KafkaConsumer {
     }
 
     /// Adds partitions: from their start offset, else from the committed one, else from the beginning.
-    fn assign(&mut self, partitions: &[i32], begin: &BTreeMap<i32, i64>) -> Result<(), KafkaError> {
+    fn assign(&mut self, partitions: &[i32], start_offsets: &BTreeMap<i32, i64>) -> Result<(), KafkaError> {
         let other = if self.group { Offset::Stored } else { Offset::Beginning };
-        let at = |partition: &i32| (*partition, begin.get(partition).map_or(other, |at| Offset::Offset(*at)));
+        let at = |partition: &i32| {
+            (*partition, start_offsets.get(partition).map_or(other, |at| Offset::Offset(*at)))
+        };
         self.client.incremental_assign(&list(&self.topic, partitions.iter().map(at))?)?;
         self.owned.get_or_insert_default().extend(partitions);
         self.at_end.retain(|partition| !partitions.contains(partition));
@@ -57,12 +62,12 @@ impl KafkaConsumer {
 
     fn unassign(&mut self, partitions: &[i32]) -> Result<(), KafkaError> {
         let partitions_at = partitions.iter().map(|partition| (*partition, Offset::Invalid));
-        let leaving = list(&self.topic, partitions_at)?;
+        let revoked = list(&self.topic, partitions_at)?;
         if self.paused {
             // librdkafka keeps the pause beyond the assignment: a partition that came back would not be read.
-            self.client.resume(&leaving)?;
+            self.client.resume(&revoked)?;
         }
-        self.client.incremental_unassign(&leaving)?;
+        self.client.incremental_unassign(&revoked)?;
         self.forget(partitions);
         Ok(())
     }
@@ -71,34 +76,34 @@ impl KafkaConsumer {
         if let Some(owned) = &mut self.owned {
             owned.retain(|partition| !partitions.contains(partition));
         }
-        self.held.retain(|delivered| !partitions.contains(&delivered.partition));
+        self.buffer.retain(|delivered| !partitions.contains(&delivered.partition));
     }
 
     /// Applies a rebalance; returns the partitions to release.
     pub(super) async fn settle(&mut self) -> Result<Option<Vec<i32>>, KafkaFailure> {
-        while let Some(change) = self.client.context().change() {
+        while let Some(change) = self.client.context().peek() {
             match change {
-                Change::Assigned(partitions) => {
-                    let begin = self.begin_of(&partitions).await?;
+                Rebalance::Assigned(partitions) => {
+                    let start_offsets = self.start_offsets_of(&partitions).await?;
                     // Not earlier, so that a poll that is cancelled here finds it again.
-                    self.client.context().done();
-                    self.assign(&partitions, &begin).map_err(KafkaFailure::Read)?;
+                    self.client.context().acknowledge();
+                    self.assign(&partitions, &start_offsets).map_err(KafkaFailure::Read)?;
                 }
-                Change::Revoked(partitions) | Change::Lost(partitions) if partitions.is_empty() => {
-                    self.client.context().done();
+                Rebalance::Revoked(partitions) | Rebalance::Lost(partitions) if partitions.is_empty() => {
+                    self.client.context().acknowledge();
                     self.unassign(&partitions).map_err(KafkaFailure::Read)?;
                 }
-                Change::Revoked(partitions) => {
-                    self.client.context().done();
-                    self.held.retain(|delivered| !partitions.contains(&delivered.partition));
-                    self.leaving.clone_from(&partitions);
+                Rebalance::Revoked(partitions) => {
+                    self.client.context().acknowledge();
+                    self.buffer.retain(|delivered| !partitions.contains(&delivered.partition));
+                    self.revoking.clone_from(&partitions);
                     return Ok(Some(partitions));
                 }
-                Change::Lost(partitions) => {
-                    self.client.context().done();
+                Rebalance::Lost(partitions) => {
+                    self.client.context().acknowledge();
                     // Others own them already, so their offsets are no longer ours to commit.
                     self.forget(&partitions);
-                    self.leaving.clone_from(&partitions);
+                    self.revoking.clone_from(&partitions);
                     return Ok(Some(partitions));
                 }
             }
@@ -107,7 +112,7 @@ impl KafkaConsumer {
     }
 
     /// Start offsets of partitions without a committed one.
-    async fn begin_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
+    async fn start_offsets_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
         if self.start == Start::Earliest {
             return Ok(BTreeMap::new());
         }
@@ -115,12 +120,12 @@ impl KafkaConsumer {
         let committed =
             blocking(move || offsets::committed(&client, &topic, &asked).map_err(KafkaFailure::Read)).await?;
         let new = partitions.iter().filter(|partition| !committed.contains_key(partition));
-        Ok(new.filter_map(|partition| Some((*partition, *self.begin.get(partition)?))).collect())
+        Ok(new.filter_map(|partition| Some((*partition, *self.start_offsets.get(partition)?))).collect())
     }
 
     /// Adds partitions that were created since.
     pub(super) async fn find_new(&mut self) -> Result<(), KafkaFailure> {
-        self.look = Instant::now() + LOOK;
+        self.next_discovery = Instant::now() + DISCOVERY_INTERVAL;
         // A broker that is away is asked again later.
         let Ok(partitions) = self.ask(|_, _, partitions| Ok(partitions.to_vec())).await else {
             return Ok(());
@@ -138,18 +143,18 @@ impl Drop for KafkaConsumer {
     /// Leaves the group at once, after acknowledging every pending rebalance, so that others take over.
     fn drop(&mut self) {
         self.client.context().close();
-        let mut leaving = std::mem::take(&mut self.leaving);
-        while let Some(change) = self.client.context().change() {
-            self.client.context().done();
+        let mut revoked = std::mem::take(&mut self.revoking);
+        while let Some(change) = self.client.context().peek() {
+            self.client.context().acknowledge();
             match change {
-                Change::Assigned(partitions) => {
+                Rebalance::Assigned(partitions) => {
                     let _ = self.assign(&partitions, &BTreeMap::new());
                 }
-                Change::Revoked(partitions) | Change::Lost(partitions) => leaving.extend(partitions),
+                Rebalance::Revoked(partitions) | Rebalance::Lost(partitions) => revoked.extend(partitions),
             }
         }
-        if !leaving.is_empty() {
-            let _ = self.unassign(&leaving);
+        if !revoked.is_empty() {
+            let _ = self.unassign(&revoked);
         }
     }
 }

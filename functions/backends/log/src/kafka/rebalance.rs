@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 /// A pending rebalance.
 #[derive(Debug, Clone)]
-pub(super) enum Change {
+pub(super) enum Rebalance {
     /// These partitions are now assigned to this consumer.
     Assigned(Vec<i32>),
     /// These are revoked; the group waits until they are released.
@@ -30,26 +30,26 @@ pub(super) enum Change {
 
 /// The consumer's side of a group.
 #[derive(Debug, Default)]
-pub(super) struct Membership {
-    changes: Mutex<VecDeque<Change>>,
-    news: Notify,
+pub(super) struct RebalanceQueue {
+    pending: Mutex<VecDeque<Rebalance>>,
+    notify: Notify,
     closing: AtomicBool,
 }
 
-impl Membership {
+impl RebalanceQueue {
     /// The next rebalance; it stays until it is acknowledged.
-    pub(super) fn change(&self) -> Option<Change> {
-        self.changes().front().cloned()
+    pub(super) fn peek(&self) -> Option<Rebalance> {
+        self.pending().front().cloned()
     }
 
     /// Acknowledges the rebalance.
-    pub(super) fn done(&self) {
-        self.changes().pop_front();
+    pub(super) fn acknowledge(&self) {
+        self.pending().pop_front();
     }
 
     /// Waits for a change.
-    pub(super) async fn news(&self) {
-        self.news.notified().await;
+    pub(super) async fn changed(&self) {
+        self.notify.notified().await;
     }
 
     /// From now on no records are held, so rebalances are applied as they come.
@@ -57,12 +57,12 @@ impl Membership {
         self.closing.store(true, Ordering::Release);
     }
 
-    fn changes(&self) -> MutexGuard<'_, VecDeque<Change>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, VecDeque<Rebalance>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ClientContext for Membership {
+impl ClientContext for RebalanceQueue {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::log(level, facility, message);
     }
@@ -72,7 +72,7 @@ impl ClientContext for Membership {
     }
 }
 
-impl ConsumerContext for Membership {
+impl ConsumerContext for RebalanceQueue {
     fn rebalance(&self, client: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assigned = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
@@ -85,11 +85,11 @@ impl ConsumerContext for Membership {
         }
         let partitions = list.elements().iter().map(|element| element.partition()).collect();
         let change = match assigned {
-            true => Change::Assigned(partitions),
-            false if client.assignment_lost() => Change::Lost(partitions),
-            false => Change::Revoked(partitions),
+            true => Rebalance::Assigned(partitions),
+            false if client.assignment_lost() => Rebalance::Lost(partitions),
+            false => Rebalance::Revoked(partitions),
         };
-        self.changes().push_back(change);
-        self.news.notify_one();
+        self.pending().push_back(change);
+        self.notify.notify_one();
     }
 }

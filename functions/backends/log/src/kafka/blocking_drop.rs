@@ -7,15 +7,15 @@ use tokio::runtime::Handle;
 use super::error::KafkaFailure;
 
 /// Drops its content on a blocking thread. A runtime that shuts down waits for that.
-pub(super) struct Elsewhere<T: Send + 'static>(Option<T>);
+pub(super) struct BlockingDrop<T: Send + 'static>(Option<T>);
 
-impl<T: Send + 'static> Elsewhere<T> {
+impl<T: Send + 'static> BlockingDrop<T> {
     pub(super) fn new(client: T) -> Self {
         Self(Some(client))
     }
 }
 
-impl<T: Send + 'static> Deref for Elsewhere<T> {
+impl<T: Send + 'static> Deref for BlockingDrop<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -26,7 +26,7 @@ impl<T: Send + 'static> Deref for Elsewhere<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Elsewhere<T> {
+impl<T: Send + 'static> Drop for BlockingDrop<T> {
     fn drop(&mut self) {
         let client = self.0.take();
         if let Ok(runtime) = Handle::try_current() {
