@@ -8,10 +8,11 @@ use std::{
 };
 
 use backend_log::Delivered;
+use domain::User;
 use eventing::event::{Event, Origin};
+use framework::user_event;
 use http::HeaderMap;
 use serde_json::{Value, json};
-use shared::{event, user::User};
 use uuid::Uuid;
 
 use crate::{
@@ -78,9 +79,9 @@ async fn the_python_sdk_reads_what_is_written_here_in_all_modes() {
     };
     // Binary, as a source sends it to a function.
     let user = User { id: Uuid::new_v4(), name: "Zoë 日本 100 %".to_owned() };
-    let mut event = event::ingested(&user, &HeaderMap::new()).unwrap();
+    let mut event = user_event::ingested(&user, &HeaderMap::new()).unwrap();
     event.set("spoken", "Zoë \"日本\" 100 %".to_owned());
-    let record = event::to_record(&event, &user);
+    let record = user_event::to_record(&event, &user);
     let delivered = Delivered { partition: 3, offset: 14, time_ms: 0, record };
     let origin = Origin { namespace: "default", name: "log-to-count", topic: "user" };
     let sent = Event::of_record(&delivered, origin).unwrap();

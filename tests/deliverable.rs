@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use event::Record;
 use serde_json::{Map, Value, json};
-use shared::record::Record;
 use uuid::Uuid;
 
 use crate::{

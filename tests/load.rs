@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
+use domain::User;
 use lambda_architecture::{burst::names, client::Client};
 use rand::{RngExt, rngs::StdRng};
-use shared::user::User;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 

@@ -1,9 +1,9 @@
 //! What events from outside must not do to operators: hide dead letters, or write to their terminals.
 
 use bytes::Bytes;
+use event::Record;
 use hyper::Request;
 use serde_json::json;
-use shared::record::Record;
 use uuid::Uuid;
 
 use crate::{app::App, place::Place};

@@ -4,8 +4,9 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use backend_log::Log;
 use bytes::Bytes;
+use event::Record;
+use framework::supervise::panic_message;
 use futures_util::FutureExt;
-use shared::{record::Record, supervise::panic_message};
 use tokio::time::sleep;
 
 use crate::{

@@ -12,9 +12,10 @@ use backend_log::{Delivered, Log, LogError, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use chrono::{SubsecRound, Utc};
+use event::Record;
+use framework::supervise::panic_message;
 use http::Request;
 use serde::{Deserialize, Serialize};
-use shared::{record::Record, supervise::panic_message};
 use uuid::Uuid;
 
 use crate::{

@@ -10,8 +10,9 @@ use std::{
 
 use backend_log::{Batch, Delivered, Log};
 use bytes::Bytes;
+use event::Record;
+use framework::supervise::panic_message;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use shared::{record::Record, supervise::panic_message};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep, timeout},

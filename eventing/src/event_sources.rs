@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backend_log::{Consumer, Log, LogError, Start};
+use framework::supervise::{TaskHealth, TaskRegistry, TaskStatus};
 use serde::Serialize;
-use shared::supervise::{TaskHealth, TaskRegistry, TaskStatus};
 use tokio::{
     sync::{Mutex, mpsc},
     time::timeout,

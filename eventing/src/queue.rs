@@ -110,7 +110,7 @@ fn size(delivered: &Delivered) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use shared::record::Record;
+    use event::Record;
 
     use super::*;
 

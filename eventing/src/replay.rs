@@ -7,8 +7,8 @@ use std::{
 };
 
 use backend_log::{Delivered, Log, LogError, Start};
+use framework::supervise::panic_message;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use shared::supervise::panic_message;
 use tokio::time::sleep;
 
 use crate::{

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use framework::router::FUNCTION;
 use http::{Response, StatusCode};
-use shared::router::FUNCTION;
 
 /// No HTTP answer came; the words say why.
 #[derive(Debug, Clone, thiserror::Error)]

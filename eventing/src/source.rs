@@ -13,7 +13,7 @@ use std::{
 };
 
 use backend_log::{Delivered, Log, LogError, Start};
-use shared::supervise::{TaskHealth, supervise};
+use framework::supervise::{TaskHealth, supervise};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -192,5 +192,5 @@ async fn read_and_dispatch(
 
 /// An error with its causes.
 pub(crate) fn chain(error: &LogError) -> String {
-    shared::error::Error::unavailable(error).to_string()
+    framework::error::Error::unavailable(error).to_string()
 }

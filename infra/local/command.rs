@@ -67,7 +67,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     let args = cli.args;
     match cli.command {
         None | Some(Command::Run) => {
-            let stop = shared::serve::terminated()?;
+            let stop = framework::serve::terminated()?;
             let listener = listen(args.listen).await?;
             System::open(&args)?.run(listener, stop).await
         }
@@ -89,7 +89,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// Checks the stores before anything is created or opened.
 fn refuse(reach: Reach) -> anyhow::Result<()> {
-    let get = shared::config::lookup(|key| std::env::var(key).ok())?;
+    let get = framework::config::lookup(|key| std::env::var(key).ok())?;
     Ok(refuse_mix(get, reach)?)
 }
 

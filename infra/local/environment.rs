@@ -1,7 +1,7 @@
 //! The environment of a function's process: the keys that its manifest names, and what every process needs.
 
+use framework::config::Config;
 use serving::FunctionSpec;
-use shared::config::Config;
 
 use crate::stores::Stores;
 

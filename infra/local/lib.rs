@@ -22,7 +22,7 @@ mod via;
 use std::process::ExitCode;
 
 use clap::Parser;
-use shared::config::{ConfigError, EXIT_CONFIG};
+use framework::config::{ConfigError, EXIT_CONFIG};
 
 use crate::command::Cli;
 

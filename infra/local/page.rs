@@ -8,10 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use eventing::event_sources::{RunningSources, SourceStatus};
+use framework::supervise::TaskStatus;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use serde_json::json;
 use serving::{Serving, status::FunctionStatus};
-use shared::supervise::TaskStatus;
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
     time::timeout,

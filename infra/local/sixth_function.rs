@@ -11,11 +11,11 @@ use std::{
 use backend_log::Start;
 use bytes::Bytes;
 use eventing::{event::Event, event_sources, sink::Sink};
+use framework::serve::serve_with;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serving::{FunctionSpec, Launched, Launcher, Serving};
-use shared::serve::serve_with;
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},

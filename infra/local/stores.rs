@@ -1,7 +1,7 @@
 //! Which stores a command works on: refuses those that mix real services with embedded defaults, and names stores
 //! without their secrets.
 
-use shared::config::{Config, ConfigError};
+use framework::config::{Config, ConfigError};
 
 const LOG: &str = "LOG_URL";
 const MASTER: &str = "MASTER_URL";

@@ -17,11 +17,11 @@ use eventing::{
     event_sources::{self, Resources, RunningSources},
     sink::{Sink, SinkError},
 };
-use serving::{FunctionSpec, Invoker, Launch, Processes, Route, Serving, status::Change};
-use shared::{
+use framework::{
     config::{Config, ConfigError},
     telemetry,
 };
+use serving::{FunctionSpec, Invoker, Launch, Processes, Route, Serving, status::Change};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, broadcast, mpsc},

@@ -6,9 +6,9 @@ use std::{str::FromStr, time::Duration};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use eventing::sink::{Sink, SinkError, from_function};
+use framework::router::EVENT_TOKEN;
 use http::{HeaderValue, Request, Response};
 use reqwest::{Client, Url, redirect::Policy};
-use shared::router::EVENT_TOKEN;
 
 use crate::stores::without_secrets;
 
@@ -111,7 +111,7 @@ impl Sink for ViaSink {
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
-    shared::error::Error::unavailable(error).to_string()
+    framework::error::Error::unavailable(error).to_string()
 }
 
 #[cfg(test)]

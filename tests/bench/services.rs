@@ -11,6 +11,7 @@ use std::{
 
 use backend_master::{Master, MySqlMaster};
 use bytes::Bytes;
+use domain::Window;
 use futures_util::{StreamExt, stream};
 use http::Request;
 use lambda_architecture::{burst::names, client::Client};
@@ -20,7 +21,6 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 use scylla::client::session_builder::SessionBuilder;
-use shared::history::Window;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use uuid::Uuid;
 

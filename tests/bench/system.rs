@@ -9,9 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use framework::user_event;
 use lambda_architecture::{burst::names, client::Client};
 use serde_json::Value;
-use shared::event;
 
 use crate::{
     Figure, figure,
@@ -143,7 +143,7 @@ pub async fn fill(log: &str, topic: &str, users: usize) {
     for some in numbers.chunks(1_000) {
         let record = |n: &usize| {
             let user = names::user(*n);
-            event::to_record(&event::ingested(&user, &http::HeaderMap::new()).unwrap(), &user)
+            user_event::to_record(&user_event::ingested(&user, &http::HeaderMap::new()).unwrap(), &user)
         };
         log.append(topic, some.iter().map(record).collect()).await.unwrap();
     }

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use framework::{
+    router::{self, Response},
+    serve::serve_with,
+};
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use lambda_architecture::client::Client;
-use shared::{
-    router::{self, Response},
-    serve::serve_with,
-};
 use tokio::net::TcpListener;
 
 /// Starts it; answers its URL.

@@ -12,13 +12,13 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use eventing::sink::{Sink, SinkError, from_function, is_unauthorized};
-use http::{HeaderMap, Request, Response, Uri, header::AUTHORIZATION, uri::Scheme};
-use reqwest::{Client, redirect::Policy};
-use shared::{
+use framework::{
     call::CALL_ID,
     error::Error,
     router::{EVENT_TOKEN, FUNCTION},
 };
+use http::{HeaderMap, Request, Response, Uri, header::AUTHORIZATION, uri::Scheme};
+use reqwest::{Client, redirect::Policy};
 use tokio::time::timeout;
 use uuid::Uuid;
 

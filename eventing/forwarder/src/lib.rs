@@ -14,13 +14,13 @@ use eventing::{
     manifest::ManifestError,
     sink::Sink,
 };
-use http::{Method, StatusCode};
-use shared::{
+use framework::{
     config::{ConfigError, EXIT_CONFIG},
     error::Error,
     router::{Router, json},
     serve, telemetry,
 };
+use http::{Method, StatusCode};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 

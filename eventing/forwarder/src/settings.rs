@@ -3,11 +3,11 @@
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use framework::config::{self, Config, ConfigError, DATA};
 use http::{
     HeaderValue, Uri,
     uri::{Authority, Scheme},
 };
-use shared::config::{self, Config, ConfigError, DATA};
 
 /// The configuration of a forwarder.
 pub struct Settings {

@@ -13,13 +13,14 @@ use std::{
 
 use backend_log::{Delivered, Log, Start};
 use bytes::Bytes;
+use domain::User;
 use eventing::event_sources::Resources;
 use forwarder::{Gateway, Settings, forward};
+use framework::user_event;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use shared::{event, user::User};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -177,7 +178,7 @@ impl Forwarding {
 
     async fn ingest(&self, name: &str) -> User {
         let user = User { id: Uuid::new_v4(), name: name.to_owned() };
-        let record = event::to_record(&event::ingested(&user, &HeaderMap::new()).unwrap(), &user);
+        let record = user_event::to_record(&user_event::ingested(&user, &HeaderMap::new()).unwrap(), &user);
         self.log.append("user", vec![record]).await.unwrap();
         user
     }
@@ -223,7 +224,7 @@ async fn each_user_reaches_both_functions_as_a_cloud_event() {
     for function in ["count", "store"] {
         eventually("it was called", async || !gateway.calls(function).is_empty()).await;
         let call = gateway.calls(function).remove(0);
-        assert_eq!(call.header("ce-type"), event::INGESTED);
+        assert_eq!(call.header("ce-type"), user_event::INGESTED);
         assert_eq!(call.header("ce-partitionkey"), user.id.to_string());
         assert_eq!(call.header("content-type"), "application/json");
         assert_eq!(call.header("x-event-token"), "token");

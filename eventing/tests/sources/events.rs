@@ -8,6 +8,7 @@ use std::{
 use backend_log::{Delivered, Start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use event::Record;
 use eventing::{
     dead_letters::DeadLetters,
     event::{Event, Origin},
@@ -15,7 +16,6 @@ use eventing::{
     sink::SinkError,
 };
 use http::Response;
-use shared::record::Record;
 use tokio::time::Instant;
 
 use crate::harness::{Function, Shared, event, eventually, run, source, status, value};

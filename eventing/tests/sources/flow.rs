@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use bytes::Bytes;
+use event::Record;
 use eventing::dead_letters::DeadLetters;
-use shared::record::Record;
 
 use crate::harness::{Function, Shared, event, eventually, run, source, status, value};
 

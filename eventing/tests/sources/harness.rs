@@ -13,13 +13,13 @@ use std::{
 use async_trait::async_trait;
 use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
 use bytes::Bytes;
+use event::Record;
 use eventing::{
     event_sources::Resources,
     sink::{Sink, SinkError},
     source::{self, Progress, Source},
 };
 use http::{Request, Response};
-use shared::record::Record;
 use tokio::{sync::Notify, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,7 @@
 //! The dashboard: one static page that asks `analytics` of the same place every few seconds.
 
+use framework::router::{Response, answer};
 use http::StatusCode;
-use shared::router::{Response, answer};
 
 /// The page; its only request is relative, so it works behind any prefix.
 pub fn page() -> Response {

@@ -9,16 +9,15 @@ use std::{process::ExitCode, sync::Arc};
 
 use backend_master::Master;
 use backend_views::Views;
-use http::{HeaderValue, Method, StatusCode, header};
-use serde::Serialize;
-use shared::{
+use domain::{Point, User};
+use framework::{
     config::Config,
     error::Error,
-    history::Point,
     router::{Request, Response, Router, json},
     serve,
-    user::User,
 };
+use http::{HeaderValue, Method, StatusCode, header};
+use serde::Serialize;
 
 use crate::query::Query;
 

@@ -2,10 +2,8 @@
 
 use backend_master::Master;
 use backend_views::Views;
-use shared::{
-    error::Error,
-    history::{Point, Window},
-};
+use domain::{Point, Window};
+use framework::error::Error;
 
 /// Points of both layers, newest first, strictly falling in `user_count`, at most `window.limit`.
 pub async fn newest_first(
@@ -51,8 +49,8 @@ mod tests {
     use backend_master::{MasterError, Stored, Tick};
     use backend_views::ViewsError;
     use chrono::{DateTime, Utc};
+    use domain::User;
     use proptest::prelude::*;
-    use shared::user::User;
     use uuid::Uuid;
 
     use super::*;

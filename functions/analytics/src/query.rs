@@ -1,11 +1,8 @@
 //! The parameters of `GET /analytics`.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use shared::{
-    config::duration,
-    error::Rejection,
-    history::{Point, Window},
-};
+use domain::{Point, Window};
+use framework::{config::duration, error::Rejection};
 
 /// Default number of points.
 const DEFAULT_LIMIT: usize = 1_000;

@@ -4,14 +4,14 @@
 use std::{process::ExitCode, sync::Arc};
 
 use backend_master::Master;
-use http::{Method, StatusCode};
-use shared::{
+use framework::{
     config::Config,
     error::{Error, Rejection},
-    event, offload,
+    offload,
     router::{Request, Response, Router, json},
-    serve,
+    serve, user_event,
 };
+use http::{Method, StatusCode};
 
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
@@ -34,7 +34,7 @@ pub fn routes(master: Arc<dyn Master>) -> Router {
 
 async fn tick(master: Arc<dyn Master>, request: Request) -> Result<Response, Error> {
     let query = request.query.clone();
-    offload::run(request.body.len(), move || event::from_http(&request.headers, &request.body)).await?;
+    offload::run(request.body.len(), move || user_event::from_http(&request.headers, &request.body)).await?;
     let full = match query.as_str() {
         "" | "full=false" => false,
         "full=true" => true,

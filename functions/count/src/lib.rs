@@ -3,17 +3,16 @@
 use std::{process::ExitCode, sync::Arc};
 
 use backend_views::Views;
-use http::{Method, StatusCode};
-use serde_json::json;
-use shared::{
+use framework::{
     config::Config,
     error::Error,
-    event,
     group::GroupCommit,
     offload,
     router::{Request, Response, Router, empty, json as answer},
-    serve,
+    serve, user_event,
 };
+use http::{Method, StatusCode};
+use serde_json::json;
 use uuid::Uuid;
 
 /// Maximum number of ids per commit.
@@ -63,6 +62,6 @@ async fn count(counts: GroupCommit<Uuid, ()>, request: Request) -> Result<Respon
 }
 
 fn ids(request: &Request) -> Result<Vec<Uuid>, Error> {
-    let users = event::users_from_http(&request.headers, &request.body)?;
+    let users = user_event::users_from_http(&request.headers, &request.body)?;
     Ok(users.into_iter().map(|user| user.id).collect())
 }

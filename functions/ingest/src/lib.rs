@@ -3,18 +3,17 @@
 use std::{process::ExitCode, sync::Arc};
 
 use backend_log::Log;
-use http::{Method, StatusCode};
-use shared::{
+use domain::Failure;
+use event::Record;
+use framework::{
     config::Config,
     error::Error,
-    event,
     group::GroupCommit,
     offload,
-    record::Record,
     router::{Request, Response, Router, empty, json},
-    serve,
-    user::User,
+    serve, user_event,
 };
+use http::{Method, StatusCode};
 
 /// Maximum number of records per commit.
 const GROUP: usize = 256;
@@ -38,7 +37,7 @@ pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
     let (events, progress) = (appends.clone(), appends.progress());
     Router::new(move || {
         let log = ready.clone();
-        async move { Ok(log.ready().await?) }
+        async move { Ok(log.ready().await.map_err(Failure::from)?) }
     })
     .watching(progress)
     .route(Method::POST, "/user", move |request| user(appends.clone(), request))
@@ -52,7 +51,7 @@ type Appends = GroupCommit<Record, Result<(), Error>>;
 /// not fail with it. Records that were already written are written again, which is safe for users.
 async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<Result<(), Error>>, Error> {
     let count = records.len();
-    let rejected = match log.append(topic, records.clone()).await.map_err(Error::from) {
+    let rejected = match log.append(topic, records.clone()).await.map_err(|e| Error::from(Failure::from(e))) {
         Ok(()) => return Ok(vec![Ok(()); count]),
         Err(rejected @ Error::Rejected(_)) => rejected,
         Err(error) => return Err(error),
@@ -62,7 +61,7 @@ async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<
     }
     let mut outcomes = Vec::with_capacity(count);
     for record in records {
-        outcomes.push(log.append(topic, vec![record]).await.map_err(Error::from));
+        outcomes.push(log.append(topic, vec![record]).await.map_err(|e| Error::from(Failure::from(e))));
     }
     Ok(outcomes)
 }
@@ -74,12 +73,13 @@ async fn submit(appends: &Appends, records: Vec<Record>) -> Result<(), Error> {
 async fn user(appends: Appends, request: Request) -> Result<Response, Error> {
     let media_type = event::media_type(&request.headers);
     if media_type != "application/json" {
-        return Err(
-            event::unsupported(format!("send `Content-Type: application/json`, not `{media_type}`")).into()
-        );
+        return Err(user_event::unsupported(format!(
+            "send `Content-Type: application/json`, not `{media_type}`"
+        ))
+        .into());
     }
-    let user = User::from_json(&request.body)?;
-    let record = event::to_record(&event::ingested(&user, &request.headers)?, &user);
+    let user = user_event::user_from_json(&request.body)?;
+    let record = user_event::to_record(&user_event::ingested(&user, &request.headers)?, &user);
     submit(&appends, vec![record]).await?;
     Ok(json(StatusCode::CREATED, &user))
 }
@@ -93,8 +93,8 @@ async fn cloud_events(appends: Appends, request: Request) -> Result<Response, Er
 }
 
 fn records(request: &Request) -> Result<Vec<Record>, Error> {
-    let admitted = event::admitted_from_http(&request.headers, &request.body)?;
-    Ok(admitted.iter().map(|(event, user)| event::to_record(event, user)).collect())
+    let admitted = user_event::admitted_from_http(&request.headers, &request.body)?;
+    Ok(admitted.iter().map(|(event, user)| user_event::to_record(event, user)).collect())
 }
 
 #[cfg(test)]

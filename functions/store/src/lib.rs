@@ -4,17 +4,16 @@
 use std::{process::ExitCode, sync::Arc};
 
 use backend_master::{Master, Stored};
-use http::{Method, StatusCode};
-use shared::{
+use domain::User;
+use framework::{
     config::Config,
     error::{Error, Rejection},
-    event,
     group::GroupCommit,
     offload,
     router::{Request, Response, Router, empty},
-    serve,
-    user::User,
+    serve, user_event,
 };
+use http::{Method, StatusCode};
 
 /// Maximum number of users per commit.
 const GROUP: usize = 1_000;
@@ -52,14 +51,14 @@ async fn store(stores: GroupCommit<User, Stored>, request: Request) -> Result<Re
     let outcomes = stores.submit(users.clone()).await?;
     for (index, (user, outcome)) in users.iter().zip(outcomes).enumerate() {
         if let Stored::Conflict { kept } = outcome {
-            return Err(event::at_index(conflict(user, &kept), index, users.len()).into());
+            return Err(user_event::at_index(conflict(user, &kept), index, users.len()).into());
         }
     }
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 fn users(request: &Request) -> Result<Vec<User>, Error> {
-    event::users_from_http(&request.headers, &request.body)
+    user_event::users_from_http(&request.headers, &request.body)
 }
 
 /// 422 and not 409: a 409 is retried, and this can never succeed.

@@ -1,6 +1,6 @@
 //! Realistic names of people in many scripts: short and long, with marks, spaces and right-to-left.
 
-use shared::user::User;
+use domain::User;
 use uuid::Uuid;
 
 /// Given names, family names and what stands between them, one row a script or language.

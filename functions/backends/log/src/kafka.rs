@@ -16,13 +16,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use connect::{ConfigError, SingleFlight};
+use event::Record;
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::{Client, ClientContext, DefaultClientContext},
     config::RDKafkaLogLevel,
     types::RDKafkaErrorCode,
 };
-use shared::{config::ConfigError, record::Record, single_flight::SingleFlight};
 
 pub use self::error::KafkaFailure;
 use self::{

@@ -7,13 +7,10 @@ mod sqlite;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use http::StatusCode;
-pub use shared::record::Delivered;
-use shared::{
-    config::ConfigError,
-    error::{Error, Rejection},
-    record::Record,
-};
+use connect::ConfigError;
+use domain::{Failure, FailureKind};
+pub use event::Delivered;
+use event::Record;
 
 pub use crate::{
     kafka::{KafkaFailure, KafkaLog},
@@ -139,15 +136,13 @@ impl LogError {
     }
 }
 
-impl From<LogError> for Error {
-    /// If the log is full, nothing was written; otherwise the outcome is unknown.
+impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
-        match error {
-            LogError::Kafka(KafkaFailure::TooLarge { .. }) => {
-                Self::Rejected(Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))
-            }
-            LogError::Kafka(KafkaFailure::Full) => Self::Busy(error.to_string()),
-            _ => Self::unavailable(&error),
-        }
+        let kind = match &error {
+            LogError::Kafka(KafkaFailure::TooLarge { .. }) => FailureKind::TooLarge,
+            LogError::Kafka(KafkaFailure::Full) => FailureKind::Overloaded,
+            _ => FailureKind::Unavailable,
+        };
+        Self::new(kind, error)
     }
 }

@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use backend_sqlite::{Database, Error, to_its_end};
+use event::Record;
 use serde_json::json;
-use shared::record::Record;
 
 use crate::{Consumer, Log, LogError, Start, partition};
 

@@ -11,12 +11,13 @@ use std::{
 
 use backend_log::{KafkaLog, Log, LogError, Start};
 use bytes::Bytes;
+use event::Record;
+use framework::error::Error;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
 };
-use shared::{error::Error, record::Record};
 use uuid::Uuid;
 
 use self::not_run::{Lacks, not_run};

@@ -6,11 +6,8 @@ mod sqlite;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use shared::{
-    config::ConfigError,
-    history::{Point, Window},
-    user::User,
-};
+use connect::ConfigError;
+use domain::{Point, User, Window};
 
 pub use crate::{mysql::MySqlMaster, sqlite::SqliteMaster};
 

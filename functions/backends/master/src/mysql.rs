@@ -12,12 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use backend_sqlite::Opening;
-use shared::{
-    config::ConfigError,
-    history::{Point, Window},
-    single_flight::SingleFlight,
-    user::User,
-};
+use connect::{ConfigError, SingleFlight};
+use domain::{Point, User, Window};
 use sqlx::{
     Connection, MySqlConnection, MySqlPool, QueryBuilder, Row,
     mysql::{MySqlConnectOptions, MySqlRow},

@@ -6,10 +6,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use backend_sqlite::{Database, Error, history, to_its_end};
-use shared::{
-    history::{Point, Window},
-    user::User,
-};
+use domain::{Point, User, Window};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 

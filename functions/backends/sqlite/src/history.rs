@@ -2,7 +2,7 @@
 //! and `user_count`, both growing, with an index on `user_count` and one on (`time`, `user_count`).
 
 use chrono::DateTime;
-use shared::history::{Point, Window};
+use domain::{Point, Window};
 use sqlx::{AssertSqlSafe, SqlitePool};
 use uuid::Uuid;
 

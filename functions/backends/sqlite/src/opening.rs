@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use shared::single_flight::SingleFlight;
+use connect::SingleFlight;
 use tokio::task::JoinError;
 
 /// Backoff after the first failure; it doubles with each further failure.

@@ -16,11 +16,8 @@ mod window;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use shared::{
-    config::ConfigError,
-    history::{Point, Window},
-    single_flight::SingleFlight,
-};
+use connect::{ConfigError, SingleFlight};
+use domain::{Point, Window};
 use uuid::Uuid;
 
 pub use self::error::CassandraError;

@@ -6,10 +6,8 @@ mod sqlite;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use shared::{
-    config::ConfigError,
-    history::{Point, Window},
-};
+use connect::ConfigError;
+use domain::{Point, Window};
 use uuid::Uuid;
 
 pub use crate::{

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backend_sqlite::{Database, history, to_its_end};
-use shared::history::{Point, Window};
+use domain::{Point, Window};
 use uuid::Uuid;
 
 use crate::{Views, ViewsError};

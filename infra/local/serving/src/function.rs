@@ -8,9 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use framework::supervise::TaskRegistry;
 use http::{Request, Response};
 use http_body_util::Full;
-use shared::supervise::TaskRegistry;
 use tokio::{
     sync::broadcast,
     time::{Instant as Deadline, timeout_at},

@@ -4,10 +4,10 @@
 use std::{cmp::Reverse, future::Future, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
+use framework::serve::{BATCH_LIMIT, read_body, serve_with, unread};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use shared::serve::{BATCH_LIMIT, read_body, serve_with, unread};
 use tokio::net::TcpListener;
 
 use crate::invoker::{Invoker, refuse, strip};

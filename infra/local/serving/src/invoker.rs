@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use framework::error::Problem;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
-use shared::error::Problem;
 
 use crate::{
     function::{Function, Outcome},

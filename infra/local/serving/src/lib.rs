@@ -25,8 +25,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use framework::supervise::TaskRegistry;
 use http::{Request, Response};
-use shared::supervise::TaskRegistry;
 use tokio::{net::TcpListener, sync::broadcast, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

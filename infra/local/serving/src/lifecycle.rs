@@ -8,9 +8,9 @@ use std::{
 };
 
 use chrono::Utc;
+use framework::supervise::panic_message;
 use futures_util::FutureExt;
 use http::Uri;
-use shared::supervise::panic_message;
 use tokio::time::{sleep, timeout};
 
 use crate::{

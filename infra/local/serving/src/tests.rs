@@ -12,11 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use framework::serve::serve_with;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use shared::serve::serve_with;
 use tokio_util::sync::CancellationToken;
 
 use crate::{FunctionSpec, Launched, Launcher, LivenessProbe, Serving, status::Change};

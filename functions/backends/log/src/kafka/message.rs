@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use event::Record;
 use rdkafka::{
     Message,
     message::{BorrowedMessage, Headers},
 };
-use shared::record::Record;
 
 use crate::Delivered;
 

@@ -1,11 +1,11 @@
 //! Parses `kafka://host:port[,host:port]/topic?key=value` with librdkafka's keys. Errors never show a value that may be
 //! secret.
 
+use connect::ConfigError;
 use percent_encoding::percent_decode_str;
 use rdkafka::{
     ClientConfig, config::RDKafkaLogLevel, error::KafkaError, types::RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
 };
-use shared::config::ConfigError;
 
 use super::keys::{ALIASES, COMMON, CONSUMER, FIXED, PRODUCER};
 

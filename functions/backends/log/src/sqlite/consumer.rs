@@ -13,9 +13,9 @@ use std::{
 use async_trait::async_trait;
 use backend_sqlite::Error;
 use bytes::Bytes;
+use event::Record;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde_json::json;
-use shared::record::Record;
 use tokio::{sync::Notify, time::timeout};
 
 use super::Inner;

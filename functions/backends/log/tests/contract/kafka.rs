@@ -14,13 +14,13 @@ use std::{
 };
 
 use backend_log::{Consumer, KafkaLog, Log, Start};
+use framework::error::Error;
 use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::{
     mocking::MockCluster,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
-use shared::error::Error;
 use tokio::time::timeout;
 
 use crate::{next, numbered, place::kafka::Topics, read, read_now, record, value, values};

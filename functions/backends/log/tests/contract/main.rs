@@ -9,7 +9,7 @@ use std::{
 
 use backend_log::{Consumer, Delivered, Log, SqliteLog, Start};
 use bytes::Bytes;
-use shared::record::Record;
+use event::Record;
 use tokio::time::timeout;
 
 /// What only Kafka has: members that share a topic, a broker that is away, other clients.

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use shared::{
-    history::{Point, Window},
-    user::User,
-};
+use domain::{Point, User, Window};
 use sqlx::{Connection, MySqlConnection, QueryBuilder, Row};
 use uuid::Uuid;
 

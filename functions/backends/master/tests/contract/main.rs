@@ -10,8 +10,8 @@ use std::{
 };
 
 use backend_master::{Master, Stored};
+use domain::{User, Window};
 use proptest::prelude::*;
-use shared::{history::Window, user::User};
 use uuid::Uuid;
 
 /// Where each implementation keeps its data during a test.

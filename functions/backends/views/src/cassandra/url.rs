@@ -2,8 +2,8 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
+use connect::{ConfigError, duration};
 use percent_encoding::percent_decode_str;
-use shared::config::{ConfigError, duration};
 
 /// Where Cassandra listens unless told otherwise.
 const PORT: u16 = 9042;

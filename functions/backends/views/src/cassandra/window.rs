@@ -2,7 +2,7 @@
 //! together. Two writers at midnight may leave a point that is not: it is skipped.
 
 use chrono::{DateTime, Utc};
-use shared::history::{Point, Window};
+use domain::{Point, Window};
 use uuid::Uuid;
 
 use super::{

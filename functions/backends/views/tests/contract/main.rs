@@ -11,8 +11,8 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use domain::{Point, Window};
 use proptest::prelude::*;
-use shared::history::{Point, Window};
 use tokio::time::timeout;
 use uuid::Uuid;
 

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
+use event::{Event, STRUCTURED};
+use framework::user_event::{from_http, to_record, user};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use shared::event::{Event, STRUCTURED, from_http, to_record, user};
 
 const USER: &str = r#"{"id":"fc0e2dd1-2b60-4d4b-9a10-94b5a2a4f9ad","name":"Zoë"}"#;
 const KAFKA: [(&str, &str); 4] = [

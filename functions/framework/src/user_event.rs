@@ -2,16 +2,12 @@
 
 use bytes::Bytes;
 use chrono::SubsecRound;
-pub use event::{BATCHED, Event, InvalidEvent, STRUCTURED, is_json, media_type};
-use event::{EventBuilder, EventBuilderV10};
+use domain::{InvalidUser, User};
+use event::{Event, EventBuilder, EventBuilderV10, InvalidEvent, Record, is_json, without_bom};
 use http::{HeaderMap, StatusCode};
 use uuid::Uuid;
 
-use crate::{
-    error::{Error, Rejection},
-    record::Record,
-    user::User,
-};
+use crate::error::{Error, Rejection};
 
 /// Type of the events that `POST /user` creates.
 pub const INGESTED: &str = "dev.lambda-architecture.user.ingested";
@@ -23,6 +19,12 @@ impl From<InvalidEvent> for Rejection {
             false => StatusCode::BAD_REQUEST,
         };
         Self::new(status, invalid.why)
+    }
+}
+
+impl From<InvalidUser> for Rejection {
+    fn from(invalid: InvalidUser) -> Self {
+        Self::bad_data(invalid.to_string())
     }
 }
 
@@ -74,7 +76,12 @@ pub fn user(event: &Event) -> Result<User, Rejection> {
     if event.data.is_empty() {
         return Err(Rejection::bad_data("the event has no data; its data must be a user"));
     }
-    User::from_json(&event.data)
+    user_from_json(&event.data)
+}
+
+/// The user in a JSON object, with or without a byte order mark.
+pub fn user_from_json(json: &[u8]) -> Result<User, Rejection> {
+    Ok(User::from_json(without_bom(json))?)
 }
 
 /// Adds to the detail which of several events failed.

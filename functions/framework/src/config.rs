@@ -2,40 +2,15 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+pub use connect::{ConfigError, duration};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Exit status for an invalid configuration (`EX_USAGE` of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
-
-/// A key that is missing or has an invalid value; one line that names it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {why}")]
-pub struct ConfigError {
-    /// The key.
-    pub key: String,
-    /// What is wrong and what would be valid; never the value of a secret.
-    pub why: String,
-}
-
-impl ConfigError {
-    /// An error for a key.
-    pub fn new(key: &str, why: impl fmt::Display) -> Self {
-        Self { key: key.to_owned(), why: why.to_string() }
-    }
-
-    /// The URL's scheme is unknown. The rest of the URL is not shown, because it may contain a password.
-    pub fn unknown_url(key: &str, url: &str, known: &[&str]) -> Self {
-        let is_scheme = |text: &str| text.len() < 16 && text.bytes().all(|b| b.is_ascii_lowercase());
-        let scheme = url.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| is_scheme(scheme));
-        let scheme = scheme.unwrap_or("a URL without a scheme");
-        Self::new(key, format!("`{scheme}` is not known here; there is {}", known.join(", ")))
-    }
-}
 
 /// What all functions share, and a way to the keys of one function's own. Stores and secrets are read when a function
 /// asks for them: a missing or wrong key of another function's store is no fault of this one.
@@ -198,25 +173,6 @@ fn expand(key: &str, url: &str, get: impl Fn(&str) -> Option<String>) -> Result<
     Ok(expanded)
 }
 
-/// Reads `90s`, `30m`, `12h` or `7d`; `None` for anything else, zero included.
-#[must_use]
-pub fn duration(text: &str) -> Option<Duration> {
-    let unit = text.chars().next_back()?;
-    let seconds_per_unit = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 60 * 60,
-        'd' => 24 * 60 * 60,
-        _ => return None,
-    };
-    let digits = text.strip_suffix(unit)?;
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let seconds = digits.parse::<u32>().ok().filter(|n| *n > 0)?;
-    u64::from(seconds).checked_mul(seconds_per_unit).map(Duration::from_secs)
-}
-
 fn port(key: &str, text: &str) -> Result<u16, ConfigError> {
     text.parse().map_err(|_| ConfigError::new(key, format!("`{text}` is no port between 0 and 65535")))
 }
@@ -319,14 +275,5 @@ mod tests {
             assert_eq!(token(&[("EVENT_TOKEN_FILE", bad)]), Err("EVENT_TOKEN_FILE".into()));
         }
         assert!(token(&[("EVENT_TOKEN_FILE", &good), ("EVENT_TOKEN", "x")]).is_err());
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(duration("90s"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("7d"), Some(SPEED_RETENTION));
-        for bad in ["", "7", "d", "0s", "-1s", "1w", "1é", "99999999999d"] {
-            assert_eq!(duration(bad), None, "{bad}");
-        }
     }
 }

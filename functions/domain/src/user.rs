@@ -1,10 +1,7 @@
 //! The domain's only entity: a user with an id and a name.
 
-use event::without_bom;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-
-use crate::error::Rejection;
 
 /// Maximum number of Unicode characters (scalar values) of a name.
 pub const LONGEST_NAME: usize = 255;
@@ -28,23 +25,36 @@ struct Raw {
     name: String,
 }
 
+/// A user cannot be read; says what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidUser(String);
+
+impl InvalidUser {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 impl User {
-    /// Parses a user from a JSON object, with or without a byte order mark; the rejection (400) says what is wrong.
-    pub fn from_json(json: &[u8]) -> Result<Self, Rejection> {
+    /// Parses a user from a JSON object.
+    ///
+    /// # Errors
+    /// The bytes are not such an object, or a member of it is missing, unknown or invalid.
+    pub fn from_json(json: &[u8]) -> Result<Self, InvalidUser> {
         let fault = |why: &str| {
             let why: String = why.chars().take(LONGEST_FAULT).collect();
-            Rejection::bad_data(format!(
+            InvalidUser::new(format!(
                 "the user must be JSON like {{\"id\": \"<UUID>\", \"name\": \"<text>\"}}: {why}"
             ))
         };
-        let json = without_bom(json);
         // Serde would also accept an array of the fields.
         if json.trim_ascii_start().first() == Some(&b'[') {
             return Err(fault("an array is no object"));
         }
         let raw: Raw = serde_json::from_slice(json).map_err(|e| fault(&e.to_string()))?;
         let id =
-            Uuid::parse_str(&raw.id).map_err(|e| Rejection::bad_data(format!("`id` must be a UUID: {e}")))?;
+            Uuid::parse_str(&raw.id).map_err(|e| InvalidUser::new(format!("`id` must be a UUID: {e}")))?;
         check_name(&raw.name)?;
         Ok(Self { id, name: raw.name })
     }
@@ -57,18 +67,18 @@ impl User {
     }
 }
 
-fn check_name(name: &str) -> Result<(), Rejection> {
+fn check_name(name: &str) -> Result<(), InvalidUser> {
     if name.is_empty() {
-        return Err(Rejection::bad_data("`name` must not be empty"));
+        return Err(InvalidUser::new("`name` must not be empty"));
     }
     let length = name.chars().count();
     if length > LONGEST_NAME {
-        return Err(Rejection::bad_data(format!(
+        return Err(InvalidUser::new(format!(
             "`name` must have at most {LONGEST_NAME} characters, it has {length}"
         )));
     }
     if let Some(at) = name.chars().position(char::is_control) {
-        return Err(Rejection::bad_data(format!(
+        return Err(InvalidUser::new(format!(
             "`name` must have no control characters, the one at character {} is",
             at + 1
         )));
@@ -82,7 +92,7 @@ mod tests {
 
     const ID: &str = "fc0e2dd1-2b60-4d4b-9a10-94b5a2a4f9ad";
 
-    fn parse(json: &str) -> Result<User, Rejection> {
+    fn parse(json: &str) -> Result<User, InvalidUser> {
         User::from_json(json.as_bytes())
     }
 

@@ -1,5 +1,6 @@
 //! The error type of all functions: whose fault it is, and whether a retry helps.
 
+use domain::{Failure, FailureKind, chain};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -42,16 +43,7 @@ pub enum Error {
 impl Error {
     /// A backend is unavailable; the detail is the backend's own message.
     pub fn unavailable(why: &(dyn std::error::Error + '_)) -> Self {
-        let mut text = why.to_string();
-        let mut source = why.source();
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.contains(&cause_text) {
-                text = format!("{text}: {cause_text}");
-            }
-            source = cause.source();
-        }
-        Self::Unavailable(text)
+        Self::Unavailable(chain(why))
     }
 
     /// The HTTP status of the response.
@@ -61,6 +53,18 @@ impl Error {
             Self::Rejected(rejection) => rejection.status,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+}
+
+/// What a store's failure means over HTTP.
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let detail = failure.to_string();
+        match failure.kind {
+            FailureKind::Unavailable => Self::Unavailable(detail),
+            FailureKind::Overloaded => Self::Busy(detail),
+            FailureKind::TooLarge => Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into(),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! A history of the number of users: what both layers keep, and what is asked of them.
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
+
+use crate::Failure;
 
 /// How many distinct users there were at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,4 +32,20 @@ pub struct Window {
     pub step_s: Option<i64>,
     /// At most so many, the newest.
     pub limit: usize,
+}
+
+/// A layer's history of the number of users.
+#[async_trait]
+pub trait History: Send + Sync {
+    /// The points in a window, newest first.
+    ///
+    /// # Errors
+    /// The store is unavailable.
+    async fn points(&self, window: Window) -> Result<Vec<Point>, Failure>;
+
+    /// The oldest point that the layer keeps.
+    ///
+    /// # Errors
+    /// The store is unavailable.
+    async fn oldest(&self) -> Result<Option<Point>, Failure>;
 }

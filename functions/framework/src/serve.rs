@@ -37,7 +37,7 @@ use self::{activity::Activity, bound::Connections, connection::Protocols};
 use crate::{
     call,
     config::{Config, ConfigError, DATA, EXIT_CONFIG},
-    event, metrics,
+    metrics,
     router::{Request, Response, Router, problem},
     telemetry,
 };

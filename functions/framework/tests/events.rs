@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use shared::{
+use domain::User;
+use event::{BATCHED, STRUCTURED};
+use framework::{
     error::Error,
-    event::{BATCHED, STRUCTURED, admitted_from_http, from_http, ingested, to_record, user, users_from_http},
-    user::User,
+    user_event::{admitted_from_http, from_http, ingested, to_record, user, user_from_json, users_from_http},
 };
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 const ID: &str = "fc0e2dd1-2b60-4d4b-9a10-94b5a2a4f9ad";
 
@@ -211,12 +212,12 @@ fn a_user_is_an_object_with_or_without_a_byte_order_mark() {
         [array.clone(), format!("\u{feff}{array}"), format!(" {array}"), format!("[{}]", json_user("a"))]
     {
         assert!(detail(&binary(&[]), &body, 400).contains("JSON"), "{body}");
-        assert!(User::from_json(body.as_bytes()).is_err());
+        assert!(user_from_json(body.as_bytes()).is_err());
     }
     let with_mark = format!("\u{feff}{}", json_user("a"));
-    assert_eq!(User::from_json(with_mark.as_bytes()).unwrap().name, "a");
+    assert_eq!(user_from_json(with_mark.as_bytes()).unwrap().name, "a");
     assert_eq!(read(&binary(&[]), &with_mark).unwrap()[0].name, "a");
     for name in [r"\ud800", r"\udc00\ud800", r"a\ud83d"] {
-        assert!(User::from_json(json_user(name).as_bytes()).is_err(), "{name}");
+        assert!(user_from_json(json_user(name).as_bytes()).is_err(), "{name}");
     }
 }

@@ -1,0 +1,11 @@
+//! The domain: users, the history of their number, and why a store cannot keep or give them. No I/O, no HTTP.
+
+mod failure;
+mod history;
+mod user;
+
+pub use crate::{
+    failure::{Failure, FailureKind, chain},
+    history::{History, Point, Window},
+    user::{InvalidUser, LONGEST_NAME, User},
+};

@@ -1,3 +1,0 @@
-//! A record of the log in Kafka's form; see the crate `event`.
-
-pub use event::{Delivered, Record};
