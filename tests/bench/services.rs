@@ -309,7 +309,7 @@ async fn history(services: &Services, points: i64) {
         .await;
     let newest = "UPDATE history SET newest_time = ?, newest_count = ? WHERE day = ?";
     session.query_unpaged(newest, (now, points, day(now))).await.unwrap();
-    assert_eq!(views.history(Window { limit: 2, ..Window::default() }).await.unwrap().len(), 2);
+    assert_eq!(views.points(Window { limit: 2, ..Window::default() }).await.unwrap().len(), 2);
 }
 
 fn day(time: i64) -> i32 {

@@ -8,6 +8,7 @@ mod settings;
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use backend_log::Log;
+use domain::Failure;
 use eventing::{
     event_sources::{self, Resources, RunningSources},
     files::{self, FilesError},
@@ -17,10 +18,10 @@ use eventing::{
 use framework::{
     config::{ConfigError, EXIT_CONFIG},
     error::Error,
-    router::{Router, json},
+    router::{Router, State, json},
     serve, telemetry,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -112,28 +113,31 @@ pub async fn forward(
     });
     let sink: Arc<dyn Sink> = gateway.clone();
     let sources = Arc::new(event_sources::run(arrows, &log, &sink, news, &stop));
-    let probes = routes(log, gateway, sources.clone());
+    let probes = routes(Forwarder { log, gateway, sources: sources.clone() });
     serve::serve(listener, probes, stop.cancelled_owned()).await;
     sources.ended().await;
 }
 
 /// The probes, `GET /arrows`: what each arrow did and how far behind it is, and `GET /tasks`: what else runs, and failed.
-fn routes(log: Arc<dyn Log>, gateway: Arc<Gateway>, sources: Arc<RunningSources>) -> Router {
-    let ready = move || {
-        let (log, gateway) = (log.clone(), gateway.clone());
-        async move {
-            log.ready().await.map_err(|e| Error::unavailable(&e))?;
-            gateway.ready().await
-        }
-    };
-    let tasks = sources.clone();
-    Router::new(ready)
-        .route(Method::GET, "/arrows", move |_| {
-            let sources = sources.clone();
-            async move { Ok(json(StatusCode::OK, &sources.status().await)) }
+fn routes(forwarder: Forwarder) -> Router<Forwarder> {
+    Router::new(forwarder)
+        .get("/arrows", async |forwarder: Forwarder, _| {
+            Ok(json(StatusCode::OK, &forwarder.sources.status().await))
         })
-        .route(Method::GET, "/tasks", move |_| {
-            let sources = tasks.clone();
-            async move { Ok(json(StatusCode::OK, &sources.tasks())) }
-        })
+        .get("/tasks", async |forwarder: Forwarder, _| Ok(json(StatusCode::OK, &forwarder.sources.tasks())))
+}
+
+/// What the forwarder's routes show.
+#[derive(Clone)]
+struct Forwarder {
+    log: Arc<dyn Log>,
+    gateway: Arc<Gateway>,
+    sources: Arc<RunningSources>,
+}
+
+impl State for Forwarder {
+    async fn ready(&self) -> Result<(), Error> {
+        self.log.ready().await.map_err(Failure::from)?;
+        self.gateway.ready().await
+    }
 }

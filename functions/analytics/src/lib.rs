@@ -7,16 +7,15 @@ mod query;
 
 use std::{process::ExitCode, sync::Arc};
 
-use backend_master::Master;
-use backend_views::Views;
-use domain::{Point, User};
+use backend_master::BatchViews;
+use domain::{History, Point, User};
 use framework::{
     config::Config,
     error::Error,
-    router::{Request, Response, Router, json},
+    router::{Request, Response, Router, State, json},
     serve,
 };
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::query::Query;
@@ -32,20 +31,24 @@ pub fn run() -> ExitCode {
 
 /// The function's routes over both layers.
 #[must_use]
-pub fn routes(views: Arc<dyn Views>, master: Arc<dyn Master>) -> Router {
-    let ready = (views.clone(), master.clone());
-    Router::new(move || {
-        let (views, master) = ready.clone();
-        async move {
-            views.ready().await.map_err(|e| Error::unavailable(&e))?;
-            master.ready().await.map_err(|e| Error::unavailable(&e))
-        }
-    })
-    .route(Method::GET, "/analytics", move |request| {
-        let (views, master) = (views.clone(), master.clone());
-        async move { analytics(&*views, &*master, &request).await }
-    })
-    .route(Method::GET, "/", |_| async { Ok(dashboard::page()) })
+pub fn routes(speed: Arc<dyn History>, batch: Arc<dyn BatchViews>) -> Router<Layers> {
+    Router::new(Layers { speed, batch })
+        .get("/analytics", analytics)
+        .get("/", async |_, _| Ok(dashboard::page()))
+}
+
+/// What the handlers share: both layers, to read.
+#[derive(Clone)]
+pub struct Layers {
+    speed: Arc<dyn History>,
+    batch: Arc<dyn BatchViews>,
+}
+
+impl State for Layers {
+    async fn ready(&self) -> Result<(), Error> {
+        self.speed.ready().await?;
+        Ok(self.batch.ready().await?)
+    }
 }
 
 /// The response of `GET /analytics`.
@@ -72,14 +75,14 @@ impl From<Point> for Row {
     }
 }
 
-async fn analytics(views: &dyn Views, master: &dyn Master, request: &Request) -> Result<Response, Error> {
+async fn analytics(layers: Layers, request: Request) -> Result<Response, Error> {
     let query = Query::parse(&request.query)?;
-    let longest_name_user = master.longest().await.map_err(|e| Error::unavailable(&e))?;
+    let longest_name_user = layers.batch.longest().await?;
     // Ask for one more, which tells whether older points exist, and another one that may fall away where the layers
     // share a step.
     let mut window = query.window;
     window.limit += 2;
-    let mut points = merge::newest_first(views, master, window).await?;
+    let mut points = merge::newest_first(&*layers.speed, &*layers.batch, window).await?;
     let older = points.len() > query.window.limit;
     points.truncate(query.window.limit);
     let link = points.last().filter(|_| older).map(|oldest| query.before(oldest));

@@ -1,25 +1,22 @@
 //! Merges two histories: the speed layer's points as far back as it keeps them, the batch layer's before that.
 
-use backend_master::Master;
-use backend_views::Views;
-use domain::{Point, Window};
-use framework::error::Error;
+use domain::{Failure, History, Point, Window};
 
 /// Points of both layers, newest first, strictly falling in `user_count`, at most `window.limit`.
 pub async fn newest_first(
-    views: &dyn Views,
-    master: &dyn Master,
+    speed: &dyn History,
+    batch: &dyn History,
     window: Window,
-) -> Result<Vec<Point>, Error> {
-    let Some(seam) = views.oldest().await.map_err(|e| Error::unavailable(&e))? else {
-        return master.minutes(window).await.map_err(|e| Error::unavailable(&e));
+) -> Result<Vec<Point>, Failure> {
+    let Some(seam) = speed.oldest().await? else {
+        return batch.points(window).await;
     };
     // The batch layer's count at the seam. Speed points that do not exceed it add nothing, for example while lost views
     // are being rebuilt.
     let before = Window { to: Some(seam.time), limit: 1, ..Window::default() };
-    let floor = master.minutes(before).await.map_err(|e| Error::unavailable(&e))?.pop().map(|p| p.user_count);
-    let speed = Window { above: window.above.max(floor), ..window };
-    let mut points = views.history(speed).await.map_err(|e| Error::unavailable(&e))?;
+    let floor = batch.points(before).await?.pop().map(|p| p.user_count);
+    let newer = Window { above: window.above.max(floor), ..window };
+    let mut points = speed.points(newer).await?;
     if points.len() < window.limit && window.from.is_none_or(|from| from < seam.time) {
         let older = Window {
             to: Some(window.to.map_or(seam.time, |to| to.min(seam.time))),
@@ -27,7 +24,7 @@ pub async fn newest_first(
             limit: window.limit - points.len(),
             ..window
         };
-        points.extend(master.minutes(older).await.map_err(|e| Error::unavailable(&e))?);
+        points.extend(batch.points(older).await?);
     }
     if let Some(step) = window.step_s {
         // If the seam lies inside a step, both layers have a last point in it; the newer one wins.
@@ -46,19 +43,17 @@ fn lower(a: Option<u64>, b: Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use backend_master::{MasterError, Stored, Tick};
-    use backend_views::ViewsError;
     use chrono::{DateTime, Utc};
-    use domain::User;
+    use domain::Store;
     use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
 
     /// A history in memory, oldest first, as either layer keeps one.
-    struct History(Vec<Point>);
+    struct Layer(Vec<Point>);
 
-    impl History {
+    impl Layer {
         fn of(points: &[(i64, u64)]) -> Self {
             let point = |&(seconds, user_count)| Point { id: Uuid::nil(), time: at(seconds), user_count };
             Self(points.iter().map(point).collect())
@@ -81,40 +76,20 @@ mod tests {
     }
 
     #[async_trait]
-    impl Views for History {
-        async fn count(&self, _: Vec<Uuid>) -> Result<(), ViewsError> {
-            unimplemented!("analytics only reads")
-        }
-        async fn total(&self) -> Result<u64, ViewsError> {
-            unimplemented!("analytics reads the history")
-        }
-        async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
-            Ok(self.window(window))
-        }
-        async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
-            Ok(self.0.first().cloned())
-        }
-        async fn ready(&self) -> Result<(), ViewsError> {
+    impl Store for Layer {
+        async fn ready(&self) -> Result<(), Failure> {
             Ok(())
         }
     }
 
     #[async_trait]
-    impl Master for History {
-        async fn store(&self, _: Vec<User>) -> Result<Vec<Stored>, MasterError> {
-            unimplemented!("analytics only reads")
-        }
-        async fn tick(&self, _: bool) -> Result<Tick, MasterError> {
-            unimplemented!("analytics only reads")
-        }
-        async fn longest(&self) -> Result<Option<User>, MasterError> {
-            Ok(None)
-        }
-        async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
+    impl History for Layer {
+        async fn points(&self, window: Window) -> Result<Vec<Point>, Failure> {
             Ok(self.window(window))
         }
-        async fn ready(&self) -> Result<(), MasterError> {
-            Ok(())
+
+        async fn oldest(&self) -> Result<Option<Point>, Failure> {
+            Ok(self.0.first().cloned())
         }
     }
 
@@ -123,7 +98,7 @@ mod tests {
     }
 
     async fn merged(speed: &[(i64, u64)], batch: &[(i64, u64)], window: Window) -> Vec<u64> {
-        let points = newest_first(&History::of(speed), &History::of(batch), window).await.unwrap();
+        let points = newest_first(&Layer::of(speed), &Layer::of(batch), window).await.unwrap();
         points.into_iter().map(|p| p.user_count).collect()
     }
 

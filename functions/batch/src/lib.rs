@@ -3,7 +3,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use backend_master::Master;
+use backend_master::BatchJob;
 use framework::{
     config::Config,
     error::{Error, Rejection},
@@ -11,7 +11,7 @@ use framework::{
     router::{Request, Response, Router, json},
     serve, user_event,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 /// Runs the function until SIGTERM.
 pub fn run() -> ExitCode {
@@ -23,16 +23,11 @@ pub fn run() -> ExitCode {
 
 /// The function's routes over the master dataset.
 #[must_use]
-pub fn routes(master: Arc<dyn Master>) -> Router {
-    let ready = master.clone();
-    Router::new(move || {
-        let master = ready.clone();
-        async move { master.ready().await.map_err(|e| Error::unavailable(&e)) }
-    })
-    .route(Method::POST, "/", move |request| tick(master.clone(), request))
+pub fn routes(job: Arc<dyn BatchJob>) -> Router<Arc<dyn BatchJob>> {
+    Router::new(job).post("/", tick)
 }
 
-async fn tick(master: Arc<dyn Master>, request: Request) -> Result<Response, Error> {
+async fn tick(job: Arc<dyn BatchJob>, request: Request) -> Result<Response, Error> {
     let query = request.query.clone();
     offload::run(request.body.len(), move || user_event::from_http(&request.headers, &request.body)).await?;
     let full = match query.as_str() {
@@ -44,7 +39,7 @@ async fn tick(master: Arc<dyn Master>, request: Request) -> Result<Response, Err
             );
         }
     };
-    let tick = master.tick(full).await.map_err(|e| Error::unavailable(&e))?;
+    let tick = job.tick(full).await?;
     tracing::info!(new_users = tick.new_users, users = tick.users, full, "batch views are up to date");
     Ok(json(StatusCode::OK, &tick))
 }

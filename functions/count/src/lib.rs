@@ -2,16 +2,17 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use backend_views::Views;
+use backend_views::Counter;
 use framework::{
     config::Config,
     error::Error,
     group::GroupCommit,
     offload,
-    router::{Request, Response, Router, empty, json as answer},
+    progress::Progress,
+    router::{Request, Response, Router, State, empty, json as answer},
     serve, user_event,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -26,39 +27,56 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// The function's routes over the views. Call it inside a runtime: the group commit works there.
+/// The function's routes over a counter. Requires a tokio runtime for the group commit.
 #[must_use]
-pub fn routes(views: Arc<dyn Views>) -> Router {
-    let (ready, total) = (views.clone(), views.clone());
-    let counts = GroupCommit::new(GROUP, views.commits_at_once(), move |ids: Vec<Uuid>| {
-        let (views, count) = (views.clone(), ids.len());
-        async move {
-            views.count(ids).await.map_err(|e| Error::unavailable(&e))?;
-            Ok(vec![(); count])
-        }
-    });
-    let progress = counts.progress();
-    Router::new(move || {
-        let views = ready.clone();
-        async move { views.ready().await.map_err(|e| Error::unavailable(&e)) }
-    })
-    .watching(progress)
-    .route(Method::POST, "/", move |request| count(counts.clone(), request))
-    .route(Method::GET, "/user/count", move |_| {
-        let views = total.clone();
-        async move {
-            let total = views.total().await.map_err(|e| Error::unavailable(&e))?;
-            Ok(answer(StatusCode::OK, &json!({ "userCount": total })))
-        }
-    })
+pub fn routes(counter: Arc<dyn Counter>) -> Router<Count> {
+    Router::new(Count::new(counter)).post("/", count).get("/user/count", total)
 }
 
-async fn count(counts: GroupCommit<Uuid, ()>, request: Request) -> Result<Response, Error> {
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Count {
+    counter: Arc<dyn Counter>,
+    commits: GroupCommit<Uuid, ()>,
+}
+
+impl Count {
+    fn new(counter: Arc<dyn Counter>) -> Self {
+        let commits = {
+            let counter = counter.clone();
+            GroupCommit::new(GROUP, counter.writes_at_once(), move |ids: Vec<Uuid>| {
+                let (counter, count) = (counter.clone(), ids.len());
+                async move {
+                    counter.count(ids).await?;
+                    Ok(vec![(); count])
+                }
+            })
+        };
+        Self { counter, commits }
+    }
+}
+
+impl State for Count {
+    async fn ready(&self) -> Result<(), Error> {
+        Ok(self.counter.ready().await?)
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(self.commits.progress())
+    }
+}
+
+async fn count(state: Count, request: Request) -> Result<Response, Error> {
     let ids = offload::run(request.body.len(), move || ids(&request)).await?;
     if !ids.is_empty() {
-        counts.submit(ids).await?;
+        state.commits.submit(ids).await?;
     }
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+async fn total(state: Count, _: Request) -> Result<Response, Error> {
+    let total = state.counter.total().await?;
+    Ok(answer(StatusCode::OK, &json!({ "userCount": total })))
 }
 
 fn ids(request: &Request) -> Result<Vec<Uuid>, Error> {

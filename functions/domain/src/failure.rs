@@ -27,6 +27,12 @@ impl Failure {
         Self { kind, source: source.into() }
     }
 
+    /// The store's own error.
+    #[must_use]
+    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.source
+    }
+
     /// The store is unavailable.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(FailureKind::Unavailable, source)

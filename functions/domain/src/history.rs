@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::Failure;
+use crate::{Failure, Store};
 
 /// How many distinct users there were at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Window {
 
 /// A layer's history of the number of users.
 #[async_trait]
-pub trait History: Send + Sync {
+pub trait History: Store {
     /// The points in a window, newest first.
     ///
     /// # Errors

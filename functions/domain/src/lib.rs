@@ -2,10 +2,12 @@
 
 mod failure;
 mod history;
+mod store;
 mod user;
 
 pub use crate::{
     failure::{Failure, FailureKind, chain},
     history::{History, Point, Window},
+    store::Store,
     user::{InvalidUser, LONGEST_NAME, User},
 };

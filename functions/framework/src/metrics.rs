@@ -69,8 +69,8 @@ pub fn restarted(task: &str) {
 }
 
 /// `GET /metrics`.
-pub fn router() -> Router {
-    Router::new(|| async { Ok(()) }).route(Method::GET, "/metrics", |_| async {
+pub fn router() -> Router<()> {
+    Router::new(()).get("/metrics", |(), _| async {
         let (oldest, failed) = progress::measure();
         METRICS.commit_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
         METRICS.commits_failed.set(i64::try_from(failed).unwrap_or(i64::MAX));

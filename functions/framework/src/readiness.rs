@@ -31,7 +31,7 @@ pub(crate) struct Readiness(Arc<Shared>);
 struct Shared {
     check: Check,
     /// Writers whose stalls make the function unready.
-    writers: Mutex<Vec<Progress>>,
+    writer: Option<Progress>,
     state: Mutex<State>,
     /// Counts finished checks, so that probes can wait for the next.
     finished: watch::Sender<u64>,
@@ -45,26 +45,22 @@ struct State {
 }
 
 impl Readiness {
-    pub(crate) fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Self
+    /// Unready while `writer` is stalled.
+    pub(crate) fn new<F>(writer: Option<Progress>, check: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         Self(Arc::new(Shared {
             check: Box::new(move || Box::pin(check())),
-            writers: Mutex::default(),
+            writer,
             state: Mutex::default(),
             finished: watch::Sender::new(0),
         }))
     }
 
-    /// Includes a writer's stalls.
-    pub(crate) fn watch(&self, writer: Progress) {
-        lock(&self.0.writers).push(writer);
-    }
-
     /// Answers a probe within 100 ms, whatever the store does.
     pub(crate) async fn probe(&self) -> Result<(), Error> {
-        if let Some(why) = lock(&self.0.writers).iter().find_map(Progress::stalled) {
+        if let Some(why) = self.0.writer.as_ref().and_then(Progress::stalled) {
             return Err(Error::Unavailable(why));
         }
         let mut finished = self.0.finished.subscribe();
@@ -134,7 +130,7 @@ mod tests {
         let (gate, began, ended) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
         let (g, b, e): (_, Arc<AtomicUsize>, Arc<AtomicUsize>) = (gate.clone(), began, ended);
         let (began, ended) = (b.clone(), e.clone());
-        let readiness = Readiness::new(move || {
+        let readiness = Readiness::new(None, move || {
             let (gate, began, ended) = (g.clone(), b.clone(), e.clone());
             async move {
                 began.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +198,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_check_that_panics_is_a_failure_and_the_next_may_succeed() {
         let calls = Arc::new(AtomicUsize::new(0));
-        let readiness = Readiness::new(move || {
+        let readiness = Readiness::new(None, move || {
             let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
             async move { if first { panic!("on purpose") } else { Ok(()) } }
         });
@@ -213,7 +209,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_the_last_check_failed_with_is_told_while_the_next_runs() {
         let calls = Arc::new(AtomicUsize::new(0));
-        let readiness = Readiness::new(move || {
+        let readiness = Readiness::new(None, move || {
             let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
             async move {
                 if !first {

@@ -5,15 +5,16 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use bytes::Bytes;
+use domain::Store;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
@@ -32,7 +33,30 @@ pub const EVENT_TOKEN: HeaderName = HeaderName::from_static("x-event-token");
 pub type Response = http::Response<Full<Bytes>>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Handler = Box<dyn Fn(Request) -> BoxFuture<Result<Response, Error>> + Send + Sync>;
+type Handler<S> = Box<dyn Fn(S, Request) -> BoxFuture<Result<Response, Error>> + Send + Sync>;
+
+/// What the handlers of a function share. Clones are cheap and share everything.
+pub trait State: Clone + Send + Sync + 'static {
+    /// Whether a request could be served now.
+    fn ready(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes the function unready while its writes are stalled.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+}
+
+impl<S: Store + ?Sized + 'static> State for Arc<S> {
+    async fn ready(&self) -> Result<(), Error> {
+        Ok(Store::ready(&**self).await?)
+    }
+}
+
+impl State for () {
+    async fn ready(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
 
 /// A request with its complete body, within the size limit.
 #[derive(Debug)]
@@ -49,6 +73,24 @@ pub struct Request {
     pub body: Bytes,
 }
 
+impl Request {
+    /// A request whose body was read.
+    pub(crate) fn new(head: http::request::Parts, body: Bytes) -> Self {
+        Self {
+            method: route_method(&head.method),
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().unwrap_or_default().to_owned(),
+            headers: head.headers,
+            body,
+        }
+    }
+}
+
+/// The method whose handler answers: `HEAD` is answered like `GET`, and the server drops the body.
+pub(crate) fn route_method(method: &Method) -> Method {
+    if *method == Method::HEAD { Method::GET } else { method.clone() }
+}
+
 /// The paths of the liveness probe: ours, OpenFaaS' and Knative func's.
 const LIVE: [&str; 3] = ["/healthz", "/_/health", "/health/liveness"];
 /// The paths of the readiness probe, likewise.
@@ -58,41 +100,34 @@ const READY: [&str; 3] = ["/readyz", "/_/ready", "/health/readiness"];
 const SHOWN: usize = 200;
 
 /// A function's routes.
-pub struct Router {
-    routes: HashMap<&'static str, Vec<(Method, Handler)>>,
-    readiness: Readiness,
+pub struct Router<S> {
+    state: S,
+    routes: HashMap<&'static str, Vec<(Method, Handler<S>)>>,
     mark: Option<HeaderValue>,
     token: Option<String>,
 }
 
-impl Router {
-    /// Only the probes: always alive, ready if `check` succeeds. At most one `check` is in flight, and it completes
-    /// even if probes disconnect. Probes are answered within 100 ms.
-    pub fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<(), Error>> + Send + 'static,
-    {
-        let readiness = Readiness::new(check);
-        let (routes, shared) = (HashMap::new(), readiness.clone());
-        let mut router = Self { routes, readiness, mark: None, token: None };
+impl<S: State> Router<S> {
+    /// Only the probes: always alive, ready if the state is. At most one check of the state is in flight, and it
+    /// completes even if probes disconnect. Probes are answered within 100 ms.
+    pub fn new(state: S) -> Self {
+        let (readiness, checked) = (state.progress(), state.clone());
+        let readiness = Readiness::new(readiness, move || {
+            let state = checked.clone();
+            async move { state.ready().await }
+        });
+        let mut router = Self { state, routes: HashMap::new(), mark: None, token: None };
         for path in LIVE {
-            router = router.route(Method::GET, path, |_| async { Ok(text("ok")) });
+            router = router.get(path, |_, _| async { Ok(text("ok")) });
         }
         for path in READY {
-            let readiness = shared.clone();
-            router = router.route(Method::GET, path, move |_| {
+            let readiness = readiness.clone();
+            router = router.get(path, move |_, _| {
                 let readiness = readiness.clone();
                 async move { readiness.probe().await.map(|()| text("ok")) }
             });
         }
         router
-    }
-
-    /// Makes the function unready while a writer is stalled.
-    #[must_use]
-    pub fn watching(self, writer: Progress) -> Self {
-        self.readiness.watch(writer);
-        self
     }
 
     /// Adds the function's name to every response, in [`FUNCTION`].
@@ -113,38 +148,61 @@ impl Router {
         self.mark.clone()
     }
 
-    /// Adds a route. The path must match exactly.
+    /// Adds a handler of `GET` and `HEAD`. The path must match exactly.
     #[must_use]
-    pub fn route<F>(
-        mut self,
-        method: Method,
+    pub fn get<F>(self, path: &'static str, handler: impl Fn(S, Request) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
+        self.route(Method::GET, path, handler)
+    }
+
+    /// Adds a handler of `POST`. The path must match exactly.
+    #[must_use]
+    pub fn post<F>(
+        self,
         path: &'static str,
-        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+        handler: impl Fn(S, Request) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Result<Response, Error>> + Send + 'static,
     {
-        let handler: Handler = Box::new(move |request| Box::pin(handler(request)));
+        self.route(Method::POST, path, handler)
+    }
+
+    fn route<F>(
+        mut self,
+        method: Method,
+        path: &'static str,
+        handler: impl Fn(S, Request) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
+        let handler: Handler<S> = Box::new(move |state, request| Box::pin(handler(state, request)));
         self.routes.entry(path).or_default().push((method, handler));
         self
     }
 
-    /// Checks a request before its body is read: route, method and token. Returns the response if there is nothing to
-    /// read: 401, 404, 405, or the answer to `OPTIONS`.
-    pub(crate) fn check(
+    /// Finds the route of a request and checks its token, before its body is read. Otherwise returns the response:
+    /// 401, 404, 405, or the answer to `OPTIONS`.
+    pub(crate) fn find(
         &self,
         method: &Method,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<(), Box<Response>> {
+    ) -> Result<Route<'_, S>, Box<Response>> {
         if *method == Method::OPTIONS && path == "*" {
             return Err(Box::new(allowing(empty(StatusCode::NO_CONTENT), "GET, HEAD, POST, OPTIONS")));
         }
         let Some(handlers) = self.routes.get(path) else {
             return Err(Box::new(self.not_found(path)));
         };
-        if handlers.iter().any(|(m, _)| m == method) {
-            return if *method == Method::GET { Ok(()) } else { self.authorize(headers) };
+        if let Some((_, handler)) = handlers.iter().find(|(m, _)| m == method) {
+            if *method != Method::GET {
+                self.authorize(headers)?;
+            }
+            return Ok(Route { state: &self.state, handler });
         }
         let mut allowed: Vec<_> = handlers.iter().map(|(m, _)| m.as_str()).collect();
         if allowed.contains(&"GET") {
@@ -182,17 +240,29 @@ impl Router {
         Err(Box::new(response))
     }
 
-    /// Answers a request.
-    pub async fn answer(&self, request: Request) -> Response {
-        if let Err(response) = self.check(&request.method, &request.path, &request.headers) {
-            return *response;
-        }
-        let handlers = self.routes.get(request.path.as_str());
-        let found = handlers.and_then(|list| list.iter().find(|(m, _)| *m == request.method));
-        match found {
-            Some((_, handler)) => handler(request).await.unwrap_or_else(|error| failure(&error)),
-            None => problem(StatusCode::NOT_FOUND, "there is nothing here"),
-        }
+    /// Answers a request without a server, as tests of handlers need it.
+    pub async fn call(&self, request: http::Request<Bytes>) -> http::Response<Bytes> {
+        let (head, body) = request.into_parts();
+        let request = Request::new(head, body);
+        let response = match self.find(&request.method, &request.path, &request.headers) {
+            Ok(route) => route.answer(request).await,
+            Err(response) => *response,
+        };
+        let (head, body) = response.into_parts();
+        let Ok(body) = body.collect().await;
+        http::Response::from_parts(head, body.to_bytes())
+    }
+}
+
+/// The handler that a request is for.
+pub(crate) struct Route<'a, S> {
+    state: &'a S,
+    handler: &'a Handler<S>,
+}
+
+impl<S: State> Route<'_, S> {
+    pub(crate) async fn answer(&self, request: Request) -> Response {
+        (self.handler)(self.state.clone(), request).await.unwrap_or_else(|error| failure(&error))
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use listenfd::ListenFd;
@@ -38,7 +38,7 @@ use crate::{
     call,
     config::{Config, ConfigError, DATA, EXIT_CONFIG},
     metrics,
-    router::{Request, Response, Router, problem},
+    router::{Request, Response, Router, State, problem, route_method},
     telemetry,
 };
 
@@ -63,7 +63,10 @@ const ACCEPT_QUIET: Duration = Duration::from_secs(30);
 
 /// Runs a function until SIGTERM or SIGINT: reads the configuration, opens the routes, serves. `name` appears in the
 /// logs. With an invalid configuration it prints one line on standard error and exits with 64.
-pub fn run(name: &'static str, open: impl FnOnce(&Config) -> Result<Router, ConfigError>) -> ExitCode {
+pub fn run<S: State>(
+    name: &'static str,
+    open: impl FnOnce(&Config) -> Result<Router<S>, ConfigError>,
+) -> ExitCode {
     // One thread serves, because functions scale by replicas. Backends have their own threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(Stop::Io).and_then(|runtime| runtime.block_on(function(name, open)));
@@ -85,9 +88,9 @@ enum Stop {
     Io(io::Error),
 }
 
-async fn function(
+async fn function<S: State>(
     name: &'static str,
-    open: impl FnOnce(&Config) -> Result<Router, ConfigError>,
+    open: impl FnOnce(&Config) -> Result<Router<S>, ConfigError>,
 ) -> Result<(), Stop> {
     // Whoever starts functions as children says where embedded stores lie.
     let data = std::env::var_os("DATA_FOLDER").unwrap_or_else(|| DATA.into());
@@ -140,7 +143,7 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
 }
 
 /// Serves the routes until `stop`, then accepts no connection and drains requests in flight.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+pub async fn serve<S: State>(listener: TcpListener, router: Router<S>, stop: impl Future<Output = ()>) {
     let (mark, router) = (router.mark(), Arc::new(router));
     serve_marked(listener, move |_, request| respond(router.clone(), request), mark, stop).await;
 }
@@ -222,7 +225,7 @@ impl AcceptFailures {
     }
 }
 
-async fn respond(router: Arc<Router>, request: hyper::Request<Incoming>) -> Response {
+async fn respond<S: State>(router: Arc<Router<S>>, request: hyper::Request<Incoming>) -> Response {
     let (id, observed) = (call::id(request.headers()), telemetry::observe(&request));
     let answering = AssertUnwindSafe(answer(&router, request)).catch_unwind();
     let answering = async { answering.await.unwrap_or_else(|panic| panicked(&*panic)) };
@@ -235,12 +238,12 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     problem(StatusCode::INTERNAL_SERVER_ERROR, "the request was not answered; this is a fault here")
 }
 
-async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response {
+async fn answer<S: State>(router: &Router<S>, request: hyper::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
-    let method = if head.method == Method::HEAD { Method::GET } else { head.method };
-    if let Err(response) = router.check(&method, head.uri.path(), &head.headers) {
-        return unread(*response, body);
-    }
+    let route = match router.find(&route_method(&head.method), head.uri.path(), &head.headers) {
+        Ok(route) => route,
+        Err(response) => return unread(*response, body),
+    };
     if let Err(rejection) = vet::content_encoding(&head.headers) {
         let mut response = problem(rejection.status, rejection.detail);
         response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -251,8 +254,7 @@ async fn answer(router: &Router, request: hyper::Request<Incoming>) -> Response 
         Ok(body) => body,
         Err(response) => return *response,
     };
-    let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
-    router.answer(Request { method, path, query, headers: head.headers, body }).await
+    route.answer(Request::new(head, body)).await
 }
 
 tokio::task_local! {

@@ -10,10 +10,11 @@ use framework::{
     error::Error,
     group::GroupCommit,
     offload,
-    router::{Request, Response, Router, empty, json},
+    progress::Progress,
+    router::{Request, Response, Router, State, empty, json},
     serve, user_event,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 /// Maximum number of records per commit.
 const GROUP: usize = 256;
@@ -28,20 +29,42 @@ pub fn run() -> ExitCode {
 
 /// The function's routes over a log's topic. Requires a tokio runtime for the group commit.
 #[must_use]
-pub fn routes(log: Arc<dyn Log>, topic: String) -> Router {
-    let ready = log.clone();
-    let appends = GroupCommit::new(GROUP, log.commits_at_once(), move |records: Vec<Record>| {
-        let (log, topic) = (log.clone(), topic.clone());
-        async move { append(&*log, &topic, records).await }
-    });
-    let (events, progress) = (appends.clone(), appends.progress());
-    Router::new(move || {
-        let log = ready.clone();
-        async move { Ok(log.ready().await.map_err(Failure::from)?) }
-    })
-    .watching(progress)
-    .route(Method::POST, "/user", move |request| user(appends.clone(), request))
-    .route(Method::POST, "/", move |request| cloud_events(events.clone(), request))
+pub fn routes(log: Arc<dyn Log>, topic: String) -> Router<Ingest> {
+    Router::new(Ingest::new(log, topic)).post("/user", user).post("/", cloud_events)
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Ingest {
+    log: Arc<dyn Log>,
+    appends: Appends,
+}
+
+impl Ingest {
+    fn new(log: Arc<dyn Log>, topic: String) -> Self {
+        let appends = {
+            let log = log.clone();
+            GroupCommit::new(GROUP, log.commits_at_once(), move |records: Vec<Record>| {
+                let (log, topic) = (log.clone(), topic.clone());
+                async move { append(&*log, &topic, records).await }
+            })
+        };
+        Self { log, appends }
+    }
+
+    async fn append(&self, records: Vec<Record>) -> Result<(), Error> {
+        self.appends.submit(records).await?.into_iter().collect()
+    }
+}
+
+impl State for Ingest {
+    async fn ready(&self) -> Result<(), Error> {
+        Ok(self.log.ready().await.map_err(Failure::from)?)
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(self.appends.progress())
+    }
 }
 
 /// Each record has an outcome of its own.
@@ -66,11 +89,7 @@ async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<
     Ok(outcomes)
 }
 
-async fn submit(appends: &Appends, records: Vec<Record>) -> Result<(), Error> {
-    appends.submit(records).await?.into_iter().collect()
-}
-
-async fn user(appends: Appends, request: Request) -> Result<Response, Error> {
+async fn user(state: Ingest, request: Request) -> Result<Response, Error> {
     let media_type = event::media_type(&request.headers);
     if media_type != "application/json" {
         return Err(user_event::unsupported(format!(
@@ -80,14 +99,14 @@ async fn user(appends: Appends, request: Request) -> Result<Response, Error> {
     }
     let user = user_event::user_from_json(&request.body)?;
     let record = user_event::to_record(&user_event::ingested(&user, &request.headers)?, &user);
-    submit(&appends, vec![record]).await?;
+    state.append(vec![record]).await?;
     Ok(json(StatusCode::CREATED, &user))
 }
 
-async fn cloud_events(appends: Appends, request: Request) -> Result<Response, Error> {
+async fn cloud_events(state: Ingest, request: Request) -> Result<Response, Error> {
     let records = offload::run(request.body.len(), move || records(&request)).await?;
     if !records.is_empty() {
-        submit(&appends, records).await?;
+        state.append(records).await?;
     }
     Ok(empty(StatusCode::ACCEPTED))
 }

@@ -3,17 +3,18 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use backend_master::{Master, Stored};
+use backend_master::{Dataset, Stored};
 use domain::User;
 use framework::{
     config::Config,
     error::{Error, Rejection},
     group::GroupCommit,
     offload,
-    router::{Request, Response, Router, empty},
+    progress::Progress,
+    router::{Request, Response, Router, State, empty},
     serve, user_event,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 /// Maximum number of users per commit.
 const GROUP: usize = 1_000;
@@ -26,29 +27,48 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// The function's routes over the master dataset. Call it inside a runtime: the group commit works there.
+/// The function's routes over the master dataset. Requires a tokio runtime for the group commit.
 #[must_use]
-pub fn routes(master: Arc<dyn Master>) -> Router {
-    let ready = master.clone();
-    let stores = GroupCommit::new(GROUP, master.commits_at_once(), move |users: Vec<User>| {
-        let master = master.clone();
-        async move { master.store(users).await.map_err(|e| Error::unavailable(&e)) }
-    });
-    let progress = stores.progress();
-    Router::new(move || {
-        let master = ready.clone();
-        async move { master.ready().await.map_err(|e| Error::unavailable(&e)) }
-    })
-    .watching(progress)
-    .route(Method::POST, "/", move |request| store(stores.clone(), request))
+pub fn routes(dataset: Arc<dyn Dataset>) -> Router<Store> {
+    Router::new(Store::new(dataset)).post("/", store)
 }
 
-async fn store(stores: GroupCommit<User, Stored>, request: Request) -> Result<Response, Error> {
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Store {
+    dataset: Arc<dyn Dataset>,
+    commits: GroupCommit<User, Stored>,
+}
+
+impl Store {
+    fn new(dataset: Arc<dyn Dataset>) -> Self {
+        let commits = {
+            let dataset = dataset.clone();
+            GroupCommit::new(GROUP, dataset.writes_at_once(), move |users: Vec<User>| {
+                let dataset = dataset.clone();
+                async move { Ok(dataset.store(users).await?) }
+            })
+        };
+        Self { dataset, commits }
+    }
+}
+
+impl State for Store {
+    async fn ready(&self) -> Result<(), Error> {
+        Ok(self.dataset.ready().await?)
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(self.commits.progress())
+    }
+}
+
+async fn store(state: Store, request: Request) -> Result<Response, Error> {
     let users = offload::run(request.body.len(), move || users(&request)).await?;
     if users.is_empty() {
         return Ok(empty(StatusCode::NO_CONTENT));
     }
-    let outcomes = stores.submit(users.clone()).await?;
+    let outcomes = state.commits.submit(users.clone()).await?;
     for (index, (user, outcome)) in users.iter().zip(outcomes).enumerate() {
         if let Stored::Conflict { kept } = outcome {
             return Err(user_event::at_index(conflict(user, &kept), index, users.len()).into());

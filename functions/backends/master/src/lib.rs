@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use connect::ConfigError;
-use domain::{Point, User, Window};
+use domain::{Failure, History, Point, Store, User, Window};
 
 pub use crate::{mysql::MySqlMaster, sqlite::SqliteMaster};
 
@@ -53,25 +53,92 @@ pub struct Tick {
     pub full: bool,
 }
 
-/// Users as they came, and the batch views over them.
+/// The master dataset: users as they came.
 #[async_trait]
-pub trait Master: Send + Sync {
+pub trait Dataset: Store {
     /// Stores all users durably in one transaction; returns outcomes in their order. Within the call, too, the first
-    /// user of an id wins.
-    async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError>;
-    /// Updates the batch views with what was committed since the last run; with `full`, recomputes them.
-    async fn tick(&self, full: bool) -> Result<Tick, MasterError>;
-    /// The batch view: the user with the longest name.
-    async fn longest(&self) -> Result<Option<User>, MasterError>;
-    /// The batch view: users per minute, newest first.
-    async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError>;
-    /// How many calls of `store` a process should have in flight; more would only wait for each other.
-    fn commits_at_once(&self) -> usize {
-        1
-    }
-    /// Whether a user could be stored now.
-    async fn ready(&self) -> Result<(), MasterError>;
+    /// user of an id wins. Completes even if the caller gives up.
+    ///
+    /// # Errors
+    /// The store is unavailable; the users may be stored or not, and storing them again is safe.
+    async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, Failure>;
 }
+
+/// Computes the batch views.
+#[async_trait]
+pub trait BatchJob: Store {
+    /// Updates the batch views with what was stored since the last run; with `full`, recomputes them. Completes even if
+    /// the caller gives up.
+    ///
+    /// # Errors
+    /// The store is unavailable; the views are as before, or up to date.
+    async fn tick(&self, full: bool) -> Result<Tick, Failure>;
+}
+
+/// Answers from the batch views. Their history has one point for each minute in which users were stored.
+#[async_trait]
+pub trait BatchViews: History {
+    /// The user with the longest name.
+    ///
+    /// # Errors
+    /// The store is unavailable.
+    async fn longest(&self) -> Result<Option<User>, Failure>;
+}
+
+/// The whole of the batch layer, as one store keeps it.
+pub trait Master: Dataset + BatchJob + BatchViews {}
+
+impl<M: Dataset + BatchJob + BatchViews> Master for M {}
+
+/// Implements the traits by a store's own methods of the same names, whose errors are more specific.
+macro_rules! implement {
+    ($($store:ty),*) => {$(
+        #[async_trait]
+        impl Store for $store {
+            async fn ready(&self) -> Result<(), Failure> {
+                Ok(self.ready().await?)
+            }
+
+            fn writes_at_once(&self) -> usize {
+                Self::WRITES_AT_ONCE
+            }
+        }
+
+        #[async_trait]
+        impl Dataset for $store {
+            async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, Failure> {
+                Ok(self.store(users).await?)
+            }
+        }
+
+        #[async_trait]
+        impl BatchJob for $store {
+            async fn tick(&self, full: bool) -> Result<Tick, Failure> {
+                Ok(self.tick(full).await?)
+            }
+        }
+
+        #[async_trait]
+        impl History for $store {
+            async fn points(&self, window: Window) -> Result<Vec<Point>, Failure> {
+                Ok(self.minutes(window).await?)
+            }
+
+            async fn oldest(&self) -> Result<Option<Point>, Failure> {
+                Ok(self.oldest_minute().await?)
+            }
+        }
+
+        #[async_trait]
+        impl BatchViews for $store {
+            async fn longest(&self) -> Result<Option<User>, Failure> {
+                Ok(self.longest().await?)
+            }
+        }
+    )*};
+}
+
+implement!(SqliteMaster, MySqlMaster);
 
 /// Why the master dataset is unavailable. Each variant keeps its source.
 #[derive(Debug, thiserror::Error)]
@@ -91,4 +158,10 @@ pub enum MasterError {
     /// The shared error of an attempt that several callers waited for.
     #[error(transparent)]
     Shared(#[from] Arc<MasterError>),
+}
+
+impl From<MasterError> for Failure {
+    fn from(error: MasterError) -> Self {
+        Self::unavailable(error)
+    }
 }

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use backend_sqlite::Opening;
 use connect::{ConfigError, SingleFlight};
 use domain::{Point, User, Window};
@@ -20,7 +19,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::{Master, MasterError, Stored, Tick};
+use crate::{MasterError, Stored, Tick};
 
 /// Connections per process; a hundred replicas must fit into one server.
 const CONNECTIONS: u32 = 2;
@@ -115,13 +114,14 @@ fn is_retryable(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || session::number(error).is_some_and(|number| LOST.contains(&number))
 }
 
-#[async_trait]
-impl Master for MySqlMaster {
-    async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError> {
+impl MySqlMaster {
+    pub(crate) const WRITES_AT_ONCE: usize = CONNECTIONS as usize;
+
+    pub(crate) async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError> {
         self.run(|master| async move { retry_on_conflict(|| master.0.store(&users)).await }).await
     }
 
-    async fn tick(&self, full: bool) -> Result<Tick, MasterError> {
+    pub(crate) async fn tick(&self, full: bool) -> Result<Tick, MasterError> {
         self.run(move |master| async move {
             let tick = || async {
                 let mut connection = session::acquire(&master.0.pool).await?;
@@ -133,7 +133,7 @@ impl Master for MySqlMaster {
         .await
     }
 
-    async fn longest(&self) -> Result<Option<User>, MasterError> {
+    pub(crate) async fn longest(&self) -> Result<Option<User>, MasterError> {
         self.run(|master| async move {
             let mut connection = session::acquire(&master.0.pool).await?;
             let longest = session::bounded(QUERY_TIMEOUT, batch::longest(&mut connection)).await;
@@ -142,7 +142,7 @@ impl Master for MySqlMaster {
         .await
     }
 
-    async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
+    pub(crate) async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
         self.run(|master| async move {
             let mut connection = session::acquire(&master.0.pool).await?;
             let minutes = session::bounded(QUERY_TIMEOUT, batch::minutes(&mut connection, window)).await;
@@ -151,11 +151,16 @@ impl Master for MySqlMaster {
         .await
     }
 
-    fn commits_at_once(&self) -> usize {
-        CONNECTIONS as usize
+    pub(crate) async fn oldest_minute(&self) -> Result<Option<Point>, MasterError> {
+        self.run(|master| async move {
+            let mut connection = session::acquire(&master.0.pool).await?;
+            let oldest = session::bounded(QUERY_TIMEOUT, batch::oldest_minute(&mut connection)).await;
+            Ok(session::settle(connection, oldest)?)
+        })
+        .await
     }
 
-    async fn ready(&self) -> Result<(), MasterError> {
+    pub(crate) async fn ready(&self) -> Result<(), MasterError> {
         self.0.migrated().await?;
         if self.0.succeeded().is_some_and(|at| at.elapsed() < READY_REUSE) {
             return Ok(());

@@ -4,13 +4,12 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use async_trait::async_trait;
 use backend_sqlite::{Database, Error, history, to_its_end};
 use domain::{Point, User, Window};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use crate::{Master, MasterError, Stored, Tick};
+use crate::{MasterError, Stored, Tick};
 
 /// `batch` is one row: the last `seq` in the views, the number of users, and the longest name. `batch_minutes` has one
 /// row per minute with new users: the total at its end.
@@ -65,29 +64,34 @@ impl SqliteMaster {
     }
 }
 
-#[async_trait]
-impl Master for SqliteMaster {
-    async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError> {
+impl SqliteMaster {
+    pub(crate) const WRITES_AT_ONCE: usize = 1;
+
+    pub(crate) async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, MasterError> {
         let inner = self.0.clone();
         Ok(to_its_end(async move { inner.store(&users).await }).await?)
     }
 
-    async fn tick(&self, full: bool) -> Result<Tick, MasterError> {
+    pub(crate) async fn tick(&self, full: bool) -> Result<Tick, MasterError> {
         let inner = self.0.clone();
         Ok(to_its_end(async move { inner.tick(full).await }).await?)
     }
 
-    async fn longest(&self) -> Result<Option<User>, MasterError> {
+    pub(crate) async fn longest(&self) -> Result<Option<User>, MasterError> {
         let readers = self.0.database.read().await?;
         let row = sqlx::query_as(LONGEST).fetch_optional(&readers).await.map_err(Error::Sql)?;
         Ok(row.map(user).transpose()?)
     }
 
-    async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
+    pub(crate) async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
         Ok(history::points(&self.0.database.read().await?, "batch_minutes", window).await?)
     }
 
-    async fn ready(&self) -> Result<(), MasterError> {
+    pub(crate) async fn oldest_minute(&self) -> Result<Option<Point>, MasterError> {
+        Ok(history::oldest(&self.0.database.read().await?, "batch_minutes").await?)
+    }
+
+    pub(crate) async fn ready(&self) -> Result<(), MasterError> {
         self.0.database.read().await?;
         Ok(())
     }

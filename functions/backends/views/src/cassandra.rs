@@ -15,14 +15,13 @@ mod window;
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use connect::{ConfigError, SingleFlight};
 use domain::{Point, Window};
 use uuid::Uuid;
 
 pub use self::error::CassandraError;
 use self::{clock::Clock, history::Retention, session::Connection, url::Url};
-use crate::{Views, ViewsError};
+use crate::ViewsError;
 
 /// How long a request waits for the session, which may have to create the schema.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,9 +62,10 @@ impl CassandraViews {
     }
 }
 
-#[async_trait]
-impl Views for CassandraViews {
-    async fn count(&self, ids: Vec<Uuid>) -> Result<(), ViewsError> {
+impl CassandraViews {
+    pub(crate) const WRITES_AT_ONCE: usize = 1;
+
+    pub(crate) async fn count(&self, ids: Vec<Uuid>) -> Result<(), ViewsError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -83,26 +83,26 @@ impl Views for CassandraViews {
         Ok(counted.await.map_err(|_| CassandraError::GivenUp)??)
     }
 
-    async fn total(&self) -> Result<u64, ViewsError> {
+    pub(crate) async fn total(&self) -> Result<u64, ViewsError> {
         let open = self.connection.get(OPEN_TIMEOUT).await?;
         let total = self.connection.keep(&open, count::total(&open).await)?;
         Ok(u64::try_from(total).unwrap_or(0))
     }
 
-    async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
+    pub(crate) async fn points(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
         let open = self.connection.get(OPEN_TIMEOUT).await?;
         let points = window::points(&open, window, self.retention).await;
         Ok(self.connection.keep(&open, points)?)
     }
 
-    async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
+    pub(crate) async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
         let open = self.connection.get(OPEN_TIMEOUT).await?;
         let oldest = window::oldest(&open, self.retention).await;
         Ok(self.connection.keep(&open, oldest)?)
     }
 
     /// One query on the open session, at most one in flight per process. It neither connects nor creates anything.
-    async fn ready(&self) -> Result<(), ViewsError> {
+    pub(crate) async fn ready(&self) -> Result<(), ViewsError> {
         let open = self.connection.get(READY_TIMEOUT).await?;
         let connection = self.connection.clone();
         let checked = self.ready.run(|| async move {

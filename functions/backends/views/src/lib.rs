@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use connect::ConfigError;
-use domain::{Point, Window};
+use domain::{Failure, History, Point, Store, Window};
 use uuid::Uuid;
 
 pub use crate::{
@@ -29,24 +29,67 @@ pub fn open(url: &str, retention: Duration) -> Result<Arc<dyn Views>, ConfigErro
     }
 }
 
-/// Distinct users, counted exactly.
+/// Counts distinct users, exactly.
 #[async_trait]
-pub trait Views: Send + Sync {
-    /// Counts the ids that were not counted before, durably, and writes one point if there were any.
-    async fn count(&self, ids: Vec<Uuid>) -> Result<(), ViewsError>;
+pub trait Counter: Store {
+    /// Counts the ids that were not counted before, durably, and writes one point if there were any. Completes even if
+    /// the caller gives up.
+    ///
+    /// # Errors
+    /// The store is unavailable; the ids may be counted or not, and counting them again is safe.
+    async fn count(&self, ids: Vec<Uuid>) -> Result<(), Failure>;
+
     /// The number of distinct ids counted so far.
-    async fn total(&self) -> Result<u64, ViewsError>;
-    /// Points of the history, newest first.
-    async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError>;
-    /// The oldest point that is kept.
-    async fn oldest(&self) -> Result<Option<Point>, ViewsError>;
-    /// How many calls of `count` a process should have in flight; more would only wait for each other.
-    fn commits_at_once(&self) -> usize {
-        1
-    }
-    /// Whether an id could be counted now.
-    async fn ready(&self) -> Result<(), ViewsError>;
+    ///
+    /// # Errors
+    /// The store is unavailable.
+    async fn total(&self) -> Result<u64, Failure>;
 }
+
+/// The whole of the views, as one store keeps them.
+pub trait Views: Counter + History {}
+
+impl<V: Counter + History> Views for V {}
+
+/// Implements the traits by a store's own methods of the same names, whose errors are more specific.
+macro_rules! implement {
+    ($($store:ty),*) => {$(
+        #[async_trait]
+        impl Store for $store {
+            async fn ready(&self) -> Result<(), Failure> {
+                Ok(self.ready().await?)
+            }
+
+            fn writes_at_once(&self) -> usize {
+                Self::WRITES_AT_ONCE
+            }
+        }
+
+        #[async_trait]
+        impl Counter for $store {
+            async fn count(&self, ids: Vec<Uuid>) -> Result<(), Failure> {
+                Ok(self.count(ids).await?)
+            }
+
+            async fn total(&self) -> Result<u64, Failure> {
+                Ok(self.total().await?)
+            }
+        }
+
+        #[async_trait]
+        impl History for $store {
+            async fn points(&self, window: Window) -> Result<Vec<Point>, Failure> {
+                Ok(self.points(window).await?)
+            }
+
+            async fn oldest(&self) -> Result<Option<Point>, Failure> {
+                Ok(self.oldest().await?)
+            }
+        }
+    )*};
+}
+
+implement!(SqliteViews, CassandraViews);
 
 /// Why the views are unavailable. Each variant keeps its source.
 #[derive(Debug, thiserror::Error)]
@@ -57,4 +100,10 @@ pub enum ViewsError {
     /// Cassandra failed, or cannot be reached.
     #[error("the views cannot do it now")]
     Cassandra(#[from] CassandraError),
+}
+
+impl From<ViewsError> for Failure {
+    fn from(error: ViewsError) -> Self {
+        Self::unavailable(error)
+    }
 }

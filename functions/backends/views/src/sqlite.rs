@@ -2,12 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use backend_sqlite::{Database, history, to_its_end};
 use domain::{Point, Window};
 use uuid::Uuid;
 
-use crate::{Views, ViewsError};
+use crate::ViewsError;
 
 /// The newest row of `history` holds the number of rows of `counted`: both change in one transaction.
 const SCHEMA: &[&str] = &["
@@ -48,27 +47,28 @@ impl SqliteViews {
     }
 }
 
-#[async_trait]
-impl Views for SqliteViews {
-    async fn count(&self, ids: Vec<Uuid>) -> Result<(), ViewsError> {
+impl SqliteViews {
+    pub(crate) const WRITES_AT_ONCE: usize = 1;
+
+    pub(crate) async fn count(&self, ids: Vec<Uuid>) -> Result<(), ViewsError> {
         let inner = self.0.clone();
         Ok(to_its_end(async move { inner.count(&ids).await }).await?)
     }
 
-    async fn total(&self) -> Result<u64, ViewsError> {
-        let newest = self.history(Window { limit: 1, ..Window::default() }).await?;
+    pub(crate) async fn total(&self) -> Result<u64, ViewsError> {
+        let newest = self.points(Window { limit: 1, ..Window::default() }).await?;
         Ok(newest.first().map_or(0, |point| point.user_count))
     }
 
-    async fn history(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
+    pub(crate) async fn points(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
         Ok(history::points(&self.0.database.read().await?, "history", window).await?)
     }
 
-    async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
+    pub(crate) async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
         Ok(history::oldest(&self.0.database.read().await?, "history").await?)
     }
 
-    async fn ready(&self) -> Result<(), ViewsError> {
+    pub(crate) async fn ready(&self) -> Result<(), ViewsError> {
         self.0.database.read().await?;
         Ok(())
     }

@@ -29,12 +29,12 @@ impl Server {
         let (gate, begun, ended) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
         let (g, b, e): (_, Arc<AtomicUsize>, Arc<AtomicUsize>) = (gate.clone(), begun, ended);
         let (begun, ended) = (b.clone(), e.clone());
-        let router = Router::new(|| async { Ok(()) })
+        let router = Router::new(())
             .named("test")
             .guarded(token.map(str::to_owned))
-            .route(Method::POST, "/", |_| async { Ok(empty(StatusCode::NO_CONTENT)) })
-            .route(Method::GET, "/panic", |_| async { panic!("on purpose") })
-            .route(Method::GET, "/wait", move |_| {
+            .post("/", |(), _| async { Ok(empty(StatusCode::NO_CONTENT)) })
+            .get("/panic", |(), _| async { panic!("on purpose") })
+            .get("/wait", move |(), _| {
                 let (gate, begun, ended) = (g.clone(), b.clone(), e.clone());
                 async move {
                     begun.fetch_add(1, Ordering::SeqCst);

@@ -172,6 +172,13 @@ pub(super) async fn minutes(
     Ok(points)
 }
 
+/// The oldest point.
+pub(super) async fn oldest_minute(connection: &mut MySqlConnection) -> Result<Option<Point>, sqlx::Error> {
+    let query = "SELECT minute, time, user_count FROM batch_minutes ORDER BY time LIMIT 1";
+    let row = sqlx::query_as(query).fetch_optional(connection).await?;
+    row.map(point).transpose()
+}
+
 async fn fetch_page(
     connection: &mut MySqlConnection,
     window: &Window,

@@ -30,7 +30,7 @@ fn conflict(kept: &str) -> Stored {
 }
 
 async fn minutes(master: &dyn Master) -> Vec<(i64, u64)> {
-    let points = master.minutes(ALL).await.unwrap();
+    let points = master.points(ALL).await.unwrap();
     points.iter().rev().map(|p| (p.time.timestamp(), p.user_count)).collect()
 }
 
@@ -69,9 +69,9 @@ async fn minutes_count_who_came_until_then(place: &Place) {
     master.store(vec![user(4, "d")]).await.unwrap();
     master.tick(false).await.unwrap();
     assert_eq!(minutes(&*master).await, [(59, 2), (185, 4)]);
-    let ids: Vec<_> = master.minutes(ALL).await.unwrap().iter().map(|p| p.id).collect();
+    let ids: Vec<_> = master.points(ALL).await.unwrap().iter().map(|p| p.id).collect();
     master.tick(true).await.unwrap();
-    assert_eq!(master.minutes(ALL).await.unwrap().iter().map(|p| p.id).collect::<Vec<_>>(), ids);
+    assert_eq!(master.points(ALL).await.unwrap().iter().map(|p| p.id).collect::<Vec<_>>(), ids);
     assert_eq!(ids[0].get_version_num(), 8);
 }
 
@@ -230,10 +230,10 @@ async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<S
         }
     }
     master.tick(false).await.unwrap();
-    let incremental = master.minutes(ALL).await.unwrap();
+    let incremental = master.points(ALL).await.unwrap();
     let full = master.tick(true).await.unwrap();
     assert_eq!(full.longest_name_user, model.longest());
-    assert_eq!(master.minutes(ALL).await.unwrap(), incremental);
+    assert_eq!(master.points(ALL).await.unwrap(), incremental);
     assert_eq!(minutes(&*master).await, model.minutes());
 }
 
@@ -324,7 +324,7 @@ async fn callers_that_give_up_leave_nothing_behind(place: &Place) {
         let master = place.master(&Arc::default());
         let _ = tokio::time::timeout(patience, master.ready()).await;
         let _ = tokio::time::timeout(patience, master.longest()).await;
-        let _ = tokio::time::timeout(patience, master.minutes(ALL)).await;
+        let _ = tokio::time::timeout(patience, master.points(ALL)).await;
         let _ = tokio::time::timeout(patience, master.store(vec![user(1, "a")])).await;
         let _ = tokio::time::timeout(patience, master.tick(false)).await;
     }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use backend_views::{CassandraError, CassandraViews, Views, ViewsError};
+use domain::Failure;
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use uuid::Uuid;
 
@@ -68,7 +69,7 @@ async fn session() -> Session {
 }
 
 /// Tries again until it goes well; fails after so long.
-async fn within<T, F: Future<Output = Result<T, ViewsError>>>(limit: Duration, go: impl Fn() -> F) -> T {
+async fn within<T, F: Future<Output = Result<T, Failure>>>(limit: Duration, go: impl Fn() -> F) -> T {
     let deadline = Instant::now() + limit;
     loop {
         match go().await {
@@ -100,7 +101,9 @@ async fn another_number_of_shards_than_the_keyspace_has_is_refused() {
     let keyspace = Keyspace::new();
     keyspace.views(WEEK, "shards=3").count(ids(20)).await.unwrap();
     let error = keyspace.views(WEEK, "shards=4").total().await.unwrap_err();
-    let ViewsError::Cassandra(CassandraError::Shards { asked: 4, found: 3 }) = error else {
+    let Some(ViewsError::Cassandra(CassandraError::Shards { asked: 4, found: 3 })) =
+        error.cause().downcast_ref()
+    else {
         panic!("{error:?}");
     };
     for same in ["", "shards=3"] {
@@ -115,12 +118,12 @@ async fn the_newest_point_goes_with_the_retention_and_comes_back_with_the_next_e
     let (brief, ids) = (keyspace.views(Duration::from_secs(1), ""), ids(2));
     brief.count(ids.clone()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !brief.history(ALL).await.unwrap().is_empty() {
+    while !brief.points(ALL).await.unwrap().is_empty() {
         assert!(Instant::now() < deadline, "a point outlives its retention");
     }
     assert_eq!((brief.oldest().await.unwrap(), brief.total().await.unwrap()), (None, 2));
     brief.count(vec![Uuid::new_v4()]).await.unwrap();
-    assert_eq!(counts(&keyspace.views(WEEK, "").history(ALL).await.unwrap()), [3, 2]);
+    assert_eq!(counts(&keyspace.views(WEEK, "").points(ALL).await.unwrap()), [3, 2]);
     keyspace.drop().await;
 }
 
@@ -157,7 +160,7 @@ async fn a_line_that_is_cut_again_and_again_makes_nothing_count_twice_or_never()
     }
     assert!(counted > 0);
     let views = keyspace.views(WEEK, "");
-    let history = views.history(ALL).await.unwrap();
+    let history = views.points(ALL).await.unwrap();
     assert_eq!((history[0].user_count, views.total().await.unwrap()), (counted, counted));
     assert!(counts(&history).is_sorted_by(|a, b| a > b));
     keyspace.drop().await;
@@ -184,7 +187,7 @@ async fn a_node_that_is_away_is_said_at_once_and_used_again_within_five_seconds(
         line.mend();
         within(Duration::from_secs(5), || views.count(ids(1))).await;
     }
-    assert_eq!(counts(&views.history(ALL).await.unwrap()), [5, 4, 3]);
+    assert_eq!(counts(&views.points(ALL).await.unwrap()), [5, 4, 3]);
     keyspace.drop().await;
 }
 

@@ -40,11 +40,11 @@ fn counts(points: &[Point]) -> Vec<u64> {
 async fn nothing_counted_is_an_empty_history(place: &Place) {
     let views = place.views(WEEK);
     assert_eq!(views.total().await.unwrap(), 0);
-    assert!(views.history(ALL).await.unwrap().is_empty());
+    assert!(views.points(ALL).await.unwrap().is_empty());
     assert_eq!(views.oldest().await.unwrap(), None);
     views.ready().await.unwrap();
     views.count(Vec::new()).await.unwrap();
-    assert!(views.history(ALL).await.unwrap().is_empty());
+    assert!(views.points(ALL).await.unwrap().is_empty());
 }
 
 async fn an_id_counts_once_however_often_it_comes(place: &Place) {
@@ -55,7 +55,7 @@ async fn an_id_counts_once_however_often_it_comes(place: &Place) {
     place.views(WEEK).count(ids.clone()).await.unwrap();
     views.count(vec![ids[3]]).await.unwrap();
     assert_eq!(views.total().await.unwrap(), 10);
-    assert_eq!(counts(&views.history(ALL).await.unwrap()), [10, 2]);
+    assert_eq!(counts(&views.points(ALL).await.unwrap()), [10, 2]);
     assert_eq!(views.oldest().await.unwrap().unwrap().user_count, 2);
 }
 
@@ -78,7 +78,7 @@ async fn many_counters_at_once_agree_on_one_growing_history(place: &Place) {
         counter.await.unwrap();
     }
     let views = place.views(WEEK);
-    let history = views.history(ALL).await.unwrap();
+    let history = views.points(ALL).await.unwrap();
     assert_eq!((history[0].user_count, views.total().await.unwrap()), (480, 480));
     assert!(counts(&history).is_sorted_by(|a, b| a > b) && history.is_sorted_by(|a, b| a.time >= b.time));
     assert_eq!(history.iter().map(|p| p.id).collect::<BTreeSet<_>>().len(), history.len());
@@ -87,7 +87,7 @@ async fn many_counters_at_once_agree_on_one_growing_history(place: &Place) {
 async fn a_thousand_ids_at_once_are_one_point(place: &Place) {
     let views = place.views(WEEK);
     views.count(ids(1_000)).await.unwrap();
-    assert_eq!(counts(&views.history(ALL).await.unwrap()), [1_000]);
+    assert_eq!(counts(&views.points(ALL).await.unwrap()), [1_000]);
 }
 
 async fn what_is_older_than_the_retention_is_forgotten(place: &Place) {
@@ -95,7 +95,7 @@ async fn what_is_older_than_the_retention_is_forgotten(place: &Place) {
     views.count(ids(1)).await.unwrap();
     place.fill(&[(1_000, 5), (2_000, 9)]).await;
     views.count(ids(1)).await.unwrap();
-    let (history, total) = (views.history(ALL).await.unwrap(), views.total().await.unwrap());
+    let (history, total) = (views.points(ALL).await.unwrap(), views.total().await.unwrap());
     assert!(history.iter().all(|point| point.time > Utc::now() - WEEK));
     assert_eq!(history[0].user_count, total);
     assert_eq!(views.oldest().await.unwrap().as_ref(), history.last());
@@ -113,17 +113,17 @@ async fn points_of_a_clock_that_was_ahead_do_not_hide_later_ones(place: &Place) 
         clock.store(now + passed, Ordering::Relaxed);
         views.count(ids(1)).await.unwrap();
         for to in [now + passed + 1, now + passed + HOUR] {
-            let until = views.history(Window { to: Some(at(to)), ..ALL }).await.unwrap();
+            let until = views.points(Window { to: Some(at(to)), ..ALL }).await.unwrap();
             assert_eq!(until[0].user_count, count, "{passed} {to} {until:?}");
             assert!(until.iter().all(|point| point.time < at(to)), "{passed} {to} {until:?}");
             assert!(until.is_sorted_by(|a, b| a.time >= b.time && a.user_count > b.user_count));
         }
-        let from = views.history(Window { from: Some(at(now + passed - 60)), ..ALL }).await.unwrap();
+        let from = views.points(Window { from: Some(at(now + passed - 60)), ..ALL }).await.unwrap();
         assert_eq!(from[0].user_count, count, "{passed} {from:?}");
     }
-    assert_eq!(counts(&views.history(ALL).await.unwrap()), [5, 4, 3, 2, 1]);
+    assert_eq!(counts(&views.points(ALL).await.unwrap()), [5, 4, 3, 2, 1]);
     let since = Window { from: Some(at(now + HOUR + 1)), ..ALL };
-    assert_eq!(counts(&views.history(since).await.unwrap()), [5]);
+    assert_eq!(counts(&views.points(since).await.unwrap()), [5]);
 }
 
 async fn a_clock_that_is_set_back_stops_nothing(place: &Place) {
@@ -135,7 +135,7 @@ async fn a_clock_that_is_set_back_stops_nothing(place: &Place) {
         clock.store(time, Ordering::Relaxed);
         views.count(ids(1)).await.unwrap();
     }
-    let history = views.history(ALL).await.unwrap();
+    let history = views.points(ALL).await.unwrap();
     assert_eq!((counts(&history), views.total().await.unwrap()), (vec![4, 3, 2, 1], 4));
     assert!(history.is_sorted_by(|a, b| a.time >= b.time));
 }
@@ -150,7 +150,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
                     let _ = timeout(patience, views.ready()).await;
                     let _ = timeout(patience, views.count(ids(3))).await;
                     let _ = timeout(patience, views.total()).await;
-                    let _ = timeout(patience, views.history(ALL)).await;
+                    let _ = timeout(patience, views.points(ALL)).await;
                     let _ = timeout(patience, views.oldest()).await;
                 }
             }
@@ -163,7 +163,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
     views.count(ids.clone()).await.unwrap();
     let total = views.total().await.unwrap();
     views.count(ids).await.unwrap();
-    let history = views.history(ALL).await.unwrap();
+    let history = views.points(ALL).await.unwrap();
     // What was given up goes on by itself, and may still count.
     assert!(total >= 5 && history[0].user_count >= total);
     assert!(counts(&history).is_sorted_by(|a, b| a > b));
@@ -225,7 +225,7 @@ async fn every_window_answers_what_a_scan_would(
     views.ready().await.unwrap();
     place.fill(&points).await;
     for window in windows {
-        let is = counts(&views.history(window).await.unwrap());
+        let is = counts(&views.points(window).await.unwrap());
         assert_eq!(is, naive(&points, window), "{window:?} of {points:?}");
     }
     let oldest = views.oldest().await.unwrap().map(|p| (p.time.timestamp(), p.user_count));
@@ -289,5 +289,5 @@ async fn the_newest_point_of_the_embedded_views_is_never_forgotten() {
     place.fill(&[(1_000, 5), (2_000, 9)]).await;
     assert_eq!(views.total().await.unwrap(), 9);
     views.count(ids(1)).await.unwrap();
-    assert_eq!(counts(&views.history(ALL).await.unwrap()), [10]);
+    assert_eq!(counts(&views.points(ALL).await.unwrap()), [10]);
 }
