@@ -125,7 +125,8 @@ impl App {
         self.client.send(request).await
     }
 
-    /// Asks a readiness route until it is 200; a function that still connects answers 503 with that reason.
+    /// Asks a readiness route until it is 200. Until then it is a 503 with a reason: the function still connects, or an
+    /// event source has not created the topic yet.
     pub async fn probe_until_ready(&mut self, path: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -134,10 +135,9 @@ impl App {
             if answer.status() == StatusCode::OK {
                 return body;
             }
-            assert!(
-                answer.status() == StatusCode::SERVICE_UNAVAILABLE && body.contains("connecting"),
-                "{body}"
-            );
+            let problem: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{body}");
+            assert!(!problem["detail"].as_str().unwrap().is_empty(), "{body}");
             assert!(Instant::now() < deadline, "{path} is never ready: {body}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
