@@ -6,6 +6,7 @@ mod clock;
 mod count;
 mod error;
 mod history;
+mod retry;
 mod schema;
 mod session;
 mod statements;

@@ -3,11 +3,9 @@
 //! have counted one of them in between. A single read returns both from the same replicas; with a separate read of the
 //! number, the replicas asked next might lack the ids that came with it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use backon::Retryable;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::value::CqlValue;
 use tokio::sync::Mutex;
@@ -16,6 +14,7 @@ use uuid::Uuid;
 use super::{
     CassandraError,
     answer::{Outcome, Rows},
+    retry::{BACKOFF, may_retry},
     session::Open,
 };
 
@@ -29,8 +28,6 @@ const MARKER: &[u8] = &[0];
 const BATCH: usize = 100;
 /// Maximum number of shards that a call works on concurrently.
 const CONCURRENT_BATCHES: usize = 32;
-/// How long a call retries after losing races.
-const RETRY_WINDOW: Duration = Duration::from_secs(10);
 
 /// Counts the ids that were not counted before.
 pub(super) async fn count(open: &Open, ids: Vec<Uuid>) -> Result<(), CassandraError> {
@@ -68,46 +65,12 @@ fn shard(id: Uuid, shards: usize) -> usize {
 async fn count_with_retry(open: &Open, shard: usize, ids: Vec<Uuid>) -> Result<(), CassandraError> {
     let _turn = open.turns[shard].lock().await;
     let shard = i32::try_from(shard)?;
-    let mut retry = Retry::new();
-    while !retry.succeeded(try_once(open, shard, &ids).await).await? {}
-    Ok(())
+    (|| try_once(open, shard, &ids)).retry(BACKOFF).when(may_retry()).await
 }
 
-/// Retries of an operation that other processes contend for.
-pub(super) struct Retry {
-    deadline: Instant,
-    count: u32,
-    /// Whether the current attempt began after the deadline, and so is the last one.
-    late: bool,
-}
-
-impl Retry {
-    pub(super) fn new() -> Self {
-        Self { deadline: Instant::now() + RETRY_WINDOW, count: 0, late: false }
-    }
-
-    /// Returns true if the last attempt succeeded; otherwise waits for the next. A transient failure leaves the outcome
-    /// unknown: read again. The LWT condition rejects a stale write.
-    pub(super) async fn succeeded(
-        &mut self,
-        outcome: Result<bool, CassandraError>,
-    ) -> Result<bool, CassandraError> {
-        match outcome {
-            Ok(true) => return Ok(true),
-            Ok(false) if self.late => return Err(CassandraError::Contended),
-            Ok(false) => {}
-            Err(error) if error.is_passing() && !self.late => {}
-            Err(error) => return Err(error),
-        }
-        self.count += 1;
-        pause(self.count).await;
-        self.late = Instant::now() > self.deadline;
-        Ok(false)
-    }
-}
-
-/// Finds new ids and counts them; false if another writer counted in this shard in between.
-async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, CassandraError> {
+/// Finds new ids and counts them. Fails with [`CassandraError::Contended`] if another writer counted in this shard in
+/// between.
+async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<(), CassandraError> {
     let keys: Vec<&[u8]> = std::iter::once(MARKER).chain(ids.iter().map(|id| &id.as_bytes()[..])).collect();
     let rows = Rows::of(open.session.execute_unpaged(&open.statements.there, (shard, keys)).await?)?;
     let rows = rows.all::<(&[u8], Option<i64>)>()?;
@@ -116,7 +79,7 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
     let new: Vec<_> = ids.iter().filter(|id| !there.contains(&id.as_bytes()[..])).collect();
     if new.is_empty() {
         // Read repair has put what was read on a majority of the replicas, so that everybody sees it.
-        return Ok(true);
+        return Ok(());
     }
     let after = users.unwrap_or(0) + i64::try_from(new.len())?;
     let first = vec![Some(CqlValue::BigInt(after)), Some(CqlValue::Int(shard)), users.map(CqlValue::BigInt)];
@@ -125,13 +88,8 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
     let inserts = new.iter().map(|id| insert(&id.as_bytes()[..]));
     let values: Vec<_> = std::iter::once(first).chain(marker).chain(inserts).collect();
     let batch = open.statements.count(values.len() - 1);
-    let outcome = Outcome::of(open.session.batch(&batch, values).await?)?;
-    Ok(outcome == Outcome::Applied)
-}
-
-/// Backs off longer with each lost race, with jitter per process.
-async fn pause(attempts: u32) {
-    let most = 2_u64 << attempts.min(7);
-    let random = Uuid::new_v4().as_u64_pair().0;
-    tokio::time::sleep(Duration::from_millis(random % most)).await;
+    match Outcome::of(open.session.batch(&batch, values).await?)? {
+        Outcome::Applied => Ok(()),
+        Outcome::Lost => Err(CassandraError::Contended),
+    }
 }

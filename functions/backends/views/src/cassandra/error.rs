@@ -54,7 +54,7 @@ pub enum CassandraError {
         /// What the keyspace was created with.
         found: i32,
     },
-    /// Other writers won every race.
+    /// Another writer changed the row between the read and the conditional write.
     #[error("others count at the same place; send it again")]
     Contended,
 }
@@ -108,8 +108,12 @@ impl CassandraError {
             if refused.contains(error))
     }
 
-    /// Whether a node reported a transient failure. The write may have been applied.
-    pub(super) fn is_passing(&self) -> bool {
+    /// Whether to retry a conditional write. A transient failure of a node leaves the outcome unknown, so the retry
+    /// reads again; the condition rejects a stale write.
+    pub(super) fn is_retryable(&self) -> bool {
+        if matches!(self, Self::Contended) {
+            return true;
+        }
         let Self::Execute(error) = self else { return false };
         let ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) = &**error else {
             return false;

@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use backon::RetryableWithContext;
 use futures_util::try_join;
 use scylla::value::CqlValue;
+use tokio::sync::MutexGuard;
 
 use super::{
     CassandraError,
     answer::{Outcome, Rows},
-    count::{Retry, total},
+    count::total,
+    retry::{BACKOFF, may_retry},
     session::Open,
 };
 
@@ -56,19 +59,32 @@ pub(super) struct Day {
 /// Ensures that the newest point is the current number of users.
 pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), CassandraError> {
     // One call at a time per process: those that wait usually find that a point was written for all.
-    let mut known = open.day.lock().await;
+    let known = open.day.lock().await;
     let (total, ()) = try_join!(total(open), open.refresh_clock())?;
-    let mut retry = Retry::new();
-    while !retry.succeeded(try_once(open, retention, total, &mut known).await).await? {}
-    Ok(())
+    let attempt = |known| attempt(open, retention, total, known);
+    let (_known, written) = attempt.retry(BACKOFF).context(known).when(may_retry()).await;
+    written
 }
 
+/// Passes the guard through, as a retry with a context requires.
+async fn attempt<'a>(
+    open: &'a Open,
+    retention: Retention,
+    total: i64,
+    mut known: MutexGuard<'a, Option<Day>>,
+) -> (MutexGuard<'a, Option<Day>>, Result<(), CassandraError>) {
+    let written = try_once(open, retention, total, &mut known).await;
+    (known, written)
+}
+
+/// Writes a point if the newest one has a lower count. Fails with [`CassandraError::Contended`] if another writer was
+/// faster, or has started a new day.
 async fn try_once(
     open: &Open,
     retention: Retention,
     total: i64,
     known: &mut Option<Day>,
-) -> Result<bool, CassandraError> {
+) -> Result<(), CassandraError> {
     let now = open.clock.now();
     let today = now.div_euclid(DAY);
     let day = match *known {
@@ -78,19 +94,19 @@ async fn try_once(
     let newest = newest_of(open, day.day).await?;
     let (time, count) = newest.unwrap_or(day.before);
     if count >= total {
-        return Ok(true);
+        return Ok(());
     }
     // Time never goes back: readers rely on times and counts growing together.
     let time = now.max(time).max(day.day * DAY);
     if write(open, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
-        return Ok(false);
+        return Err(CassandraError::Contended);
     }
     // If another writer has started a new day meanwhile, it may have continued from the point before this one.
-    let same_day = newest_day(open).await? == Some(day.day);
-    if !same_day {
+    if newest_day(open).await? != Some(day.day) {
         *known = None;
+        return Err(CassandraError::Contended);
     }
-    Ok(same_day)
+    Ok(())
 }
 
 async fn write(
