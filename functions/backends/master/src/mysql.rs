@@ -10,9 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_sqlite::Opening;
 use backon::{ExponentialBuilder, Retryable};
-use connect::{ConfigError, SingleFlight};
+use connect::{ConfigError, Resource, SingleFlight};
 use domain::{Point, User, Window};
 use sqlx::{
     Connection, MySqlConnection, MySqlPool, QueryBuilder, Row,
@@ -45,8 +44,8 @@ pub struct MySqlMaster(Arc<Inner>);
 
 struct Inner {
     pool: MySqlPool,
-    /// Set once the tables are known to exist.
-    tables: Opening<(), MasterError>,
+    /// Open once the tables are known to exist.
+    tables: Resource<(), MasterError>,
     /// One readiness check at a time.
     checks: SingleFlight<Result<(), Arc<MasterError>>>,
     succeeded: std::sync::Mutex<Option<Instant>>,
@@ -72,7 +71,7 @@ impl MySqlMaster {
         }
         Ok(Self(Arc::new(Inner {
             pool: session::pool(options, CONNECTIONS),
-            tables: Opening::default(),
+            tables: Resource::default(),
             checks: SingleFlight::new(Duration::ZERO),
             succeeded: std::sync::Mutex::new(None),
             clock: Box::new(clock),
@@ -184,7 +183,8 @@ impl Inner {
             let pool = self.pool.clone();
             async move { migration::run(&pool).await }
         };
-        Ok(self.tables.get(open).await?)
+        self.tables.get(open).await?;
+        Ok(())
     }
 
     fn note_success(&self) {

@@ -6,6 +6,7 @@ use scylla::errors::{
     DbError, DeserializationError, ExecutionError, IntoRowsResultError, NewSessionError, PrepareError,
     RequestAttemptError, RowsError,
 };
+use tokio::task::JoinError;
 
 /// Why Cassandra is unavailable.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -126,6 +127,12 @@ fn is_momentary(error: &DbError) -> bool {
     matches!(error, DbError::Overloaded | DbError::IsBootstrapping)
         || matches!(error, DbError::WriteTimeout { .. } | DbError::ReadTimeout { .. })
         || matches!(error, DbError::WriteFailure { .. } | DbError::ReadFailure { .. })
+}
+
+impl From<JoinError> for CassandraError {
+    fn from(_: JoinError) -> Self {
+        Self::GivenUp
+    }
 }
 
 impl From<NewSessionError> for CassandraError {
