@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use domain::PointOutOfRange;
 use scylla::errors::{
     DbError, DeserializationError, ExecutionError, IntoRowsResultError, NewSessionError, PrepareError,
     RequestAttemptError, RowsError,
@@ -47,6 +48,9 @@ pub enum CassandraError {
     /// A number in a table is out of range.
     #[error("a number in Cassandra is out of range")]
     Number(#[from] std::num::TryFromIntError),
+    /// A stored point is out of range.
+    #[error("a point in Cassandra cannot be read")]
+    Point(#[from] PointOutOfRange),
     /// The keyspace exists with another number of shards.
     #[error("the keyspace has {found} shards, `VIEWS_URL` asks for {asked}; ask for {found} or for none")]
     Shards {
@@ -96,6 +100,7 @@ impl CassandraError {
             | Self::GivenUp
             | Self::NoOutcome
             | Self::Number(_)
+            | Self::Point(_)
             | Self::Shards { .. }
             | Self::Contended => false,
         }

@@ -1,9 +1,7 @@
 //! Reads the history backwards, day by day; a query costs what it returns. Within a day times and counts are ordered
 //! together. Two writers at midnight may leave a point that is not: it is skipped.
 
-use chrono::{DateTime, Utc};
 use domain::{Point, Window};
-use uuid::Uuid;
 
 use super::{
     CassandraError,
@@ -27,11 +25,11 @@ pub(super) async fn points(
 ) -> Result<Vec<Point>, CassandraError> {
     open.refresh_clock().await?;
     let now = open.clock.now();
-    let from = window.from.map_or(0, ceil_seconds).max(retention.since(now)).max(0);
+    let from = window.from_s().unwrap_or(0).max(retention.since(now)).max(0);
     if from > now {
         return Ok(Vec::new());
     }
-    let to = match window.to.map(ceil_seconds) {
+    let to = match window.to_s() {
         Some(to) if to <= now && !(to >= now - RECENT && has_future(open, now).await?) => to,
         _ => i64::MAX,
     };
@@ -50,7 +48,7 @@ pub(super) async fn points(
             break;
         }
     }
-    let latest = window.to.map_or(now, |to| now.min(ceil_seconds(to) - 1));
+    let latest = window.to_s().map_or(now, |to| now.min(to - 1));
     let within = reader.points.into_iter().filter(|(_, count)| *count > above).take(window.limit);
     within.map(|place| point(place, latest)).collect()
 }
@@ -80,12 +78,6 @@ async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
         }
     }
     Ok(false)
-}
-
-/// Points have whole seconds: at or after 1.5 s means at or after 2 s, before 1.5 s means before 2 s.
-fn ceil_seconds(time: DateTime<Utc>) -> i64 {
-    let ms = time.timestamp_millis();
-    ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0)
 }
 
 /// Reads backwards.
@@ -163,14 +155,9 @@ impl Reader<'_> {
     }
 }
 
-/// A point's id is derived from its position (UUID version 8), so it needs no column. Its time is capped at `latest`,
-/// whatever clock wrote it.
+/// A point is named after its position, so its id needs no column. Its time is capped at `latest`, whatever clock wrote
+/// it.
 fn point((time, count): Position, latest: i64) -> Result<Point, CassandraError> {
-    let (seconds, user_count) = (u64::try_from(time)?, u64::try_from(count)?);
-    let name = u128::from(seconds) << 80 | 0x8000_8000_0000_0000_0000 | u128::from(user_count);
-    Ok(Point {
-        id: Uuid::from_u128(name),
-        time: DateTime::from_timestamp(time.min(latest), 0).unwrap_or_default(),
-        user_count,
-    })
+    let id = Point::speed(time, count)?.id;
+    Ok(Point::new(id, time.min(latest), count)?)
 }
