@@ -7,9 +7,9 @@ use futures_util::{future::try_join_all, try_join};
 use scylla::{client::session::Session, errors::ExecutionError, statement::prepared::PreparedStatement};
 
 use super::{
-    CassandraError,
     answer::{Outcome, Rows},
     clock::Clock,
+    error::CassandraError,
     statements::Statements,
     url::Url,
 };

@@ -11,13 +11,10 @@ use scylla::{
 };
 
 use super::{
-    CassandraError,
     clock::Clock,
-    count::Turn,
-    history::Day,
-    schema,
-    statements::Statements,
-    tls,
+    error::CassandraError,
+    keyspace::Keyspace,
+    schema, tls,
     url::{Scope, Url},
 };
 
@@ -37,18 +34,7 @@ pub(super) struct Connection(Arc<Shared>);
 struct Shared {
     url: Url,
     clock: Clock,
-    session: Resource<Open, CassandraError>,
-}
-
-/// A session, and what was learned through it.
-pub(super) struct Open {
-    pub(super) session: Session,
-    pub(super) statements: Statements,
-    pub(super) clock: Clock,
-    /// One a shard.
-    pub(super) turns: Vec<Turn>,
-    /// The day that points are written into.
-    pub(super) day: tokio::sync::Mutex<Option<Day>>,
+    session: Resource<Keyspace, CassandraError>,
 }
 
 impl Connection {
@@ -57,7 +43,7 @@ impl Connection {
     }
 
     /// The session. If there is none, waits up to the timeout for the background task that opens it.
-    pub(super) async fn get(&self, timeout: Duration) -> Result<Arc<Open>, CassandraError> {
+    pub(super) async fn get(&self, timeout: Duration) -> Result<Arc<Keyspace>, CassandraError> {
         let opening = || {
             let shared = self.0.clone();
             async move { open(&shared.url, &shared.clock).await }
@@ -69,12 +55,12 @@ impl Connection {
     /// Passes a result on. If it puts the session in doubt, the next caller gets a new one.
     pub(super) fn keep<T>(
         &self,
-        open: &Arc<Open>,
+        used: &Arc<Keyspace>,
         outcome: Result<T, CassandraError>,
     ) -> Result<T, CassandraError> {
         if let Err(error) = &outcome
             && error.is_session_suspect()
-            && self.0.session.discard(open)
+            && self.0.session.discard(used)
         {
             tracing::warn!(%error, "the Cassandra session is replaced");
         }
@@ -82,28 +68,14 @@ impl Connection {
     }
 }
 
-impl Open {
-    /// Asks the server for its time, if that was long ago.
-    pub(super) async fn refresh_clock(&self) -> Result<(), CassandraError> {
-        match self.clock.is_stale() {
-            true => schema::check(&self.session, &self.statements, &self.clock).await,
-            false => Ok(()),
-        }
-    }
-}
-
-async fn open(url: &Url, clock: &Clock) -> Result<Open, CassandraError> {
+async fn open(url: &Url, clock: &Clock) -> Result<Keyspace, CassandraError> {
     let session = tokio::time::timeout(SESSION_TIMEOUT, connect(url)).await;
     let session = session.map_err(|_| CassandraError::NoAnswer(SESSION_TIMEOUT))??;
     let ready = tokio::time::timeout(SCHEMA_TIMEOUT, schema::ready(&session, url, clock)).await;
     let (statements, shards) = ready.map_err(|_| CassandraError::NoAnswer(SCHEMA_TIMEOUT))??;
     match url.shards {
         Some(asked) if asked != shards => Err(CassandraError::Shards { asked, found: shards }),
-        _ => {
-            let turns = (0..shards).map(|_| Turn::default()).collect();
-            let clock = clock.clone();
-            Ok(Open { session, statements, clock, turns, day: tokio::sync::Mutex::default() })
-        }
+        _ => Ok(Keyspace::new(session, statements, clock.clone(), shards)),
     }
 }
 

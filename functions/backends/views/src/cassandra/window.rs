@@ -4,39 +4,36 @@
 use domain::{Point, Window};
 
 use super::{
-    CassandraError,
     answer::Rows,
+    error::CassandraError,
     history::{DAY, Retention, days},
-    session::Open,
+    keyspace::{Keyspace, Position},
 };
 
 /// A `to` at most this many seconds ago still means "until now", so that it includes points that a fast clock wrote
 /// into the future.
 const RECENT: i64 = 5;
 
-/// A point's time and count: where it stands in its day.
-type Position = (i64, i64);
-
 /// Points of the window that are kept.
 pub(super) async fn points(
-    open: &Open,
+    keyspace: &Keyspace,
     window: Window,
     retention: Retention,
 ) -> Result<Vec<Point>, CassandraError> {
-    open.refresh_clock().await?;
-    let now = open.clock.now();
+    keyspace.refresh_clock().await?;
+    let now = keyspace.clock.now();
     let from = window.from_s().unwrap_or(0).max(retention.since(now)).max(0);
     if from > now {
         return Ok(Vec::new());
     }
     let to = match window.to_s() {
-        Some(to) if to <= now && !(to >= now - RECENT && has_future(open, now).await?) => to,
+        Some(to) if to <= now && !(to >= now - RECENT && has_future(keyspace, now).await?) => to,
         _ => i64::MAX,
     };
     let below = window.below.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let above = window.above.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let mut reader = Reader { open, from: (from, -1), before: (to, -1), below, points: Vec::new() };
-    for day in days(open, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
+    let mut reader = Reader { keyspace, from: (from, -1), before: (to, -1), below, points: Vec::new() };
+    for day in days(keyspace, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
         reader.skip_to_below(day).await?;
         match window.step_s {
             None => reader.read(day, window.limit).await?,
@@ -50,17 +47,20 @@ pub(super) async fn points(
     }
     let latest = window.to_s().map_or(now, |to| now.min(to - 1));
     let within = reader.points.into_iter().filter(|(_, count)| *count > above).take(window.limit);
-    within.map(|place| point(place, latest)).collect()
+    within.map(|position| point(position, latest)).collect()
 }
 
 /// The oldest point that is kept.
-pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<Point>, CassandraError> {
-    open.refresh_clock().await?;
-    let now = open.clock.now();
+pub(super) async fn oldest(
+    keyspace: &Keyspace,
+    retention: Retention,
+) -> Result<Option<Point>, CassandraError> {
+    keyspace.refresh_clock().await?;
+    let now = keyspace.clock.now();
     let since = retention.since(now).max(0);
-    for day in days(open, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
+    for day in days(keyspace, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
         let values = (i32::try_from(day)?, since);
-        let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
+        let rows = Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.oldest, values).await?)?;
         if let Some(position) = rows.first::<Position>()? {
             return Ok(Some(point(position, now)?));
         }
@@ -69,10 +69,10 @@ pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<P
 }
 
 /// Whether a fast clock has written points later than now. Those after them have the same time.
-async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
-    for day in days(open, now.div_euclid(DAY), i64::MAX).await? {
+async fn has_future(keyspace: &Keyspace, now: i64) -> Result<bool, CassandraError> {
+    for day in days(keyspace, now.div_euclid(DAY), i64::MAX).await? {
         let values = (i32::try_from(day)?, now + 1);
-        let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
+        let rows = Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.oldest, values).await?)?;
         if rows.first::<Position>()?.is_some() {
             return Ok(true);
         }
@@ -82,10 +82,10 @@ async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
 
 /// Reads backwards.
 struct Reader<'a> {
-    open: &'a Open,
+    keyspace: &'a Keyspace,
     /// No point before this position.
     from: Position,
-    /// No point at this place or after it.
+    /// No point at this position or after it.
     before: Position,
     /// Only counts below this one; those of points that are kept are, too.
     below: i64,
@@ -102,7 +102,8 @@ impl Reader<'_> {
     ) -> Result<Vec<Position>, CassandraError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let values = (i32::try_from(day)?, before.0, before.1, self.from.0, self.from.1, limit);
-        Rows::of(self.open.session.execute_unpaged(&self.open.statements.points, values).await?)?.all()
+        Rows::of(self.keyspace.session.execute_unpaged(&self.keyspace.statements.points, values).await?)?
+            .all()
     }
 
     /// Finds where a day's counts fall below the bound, by bisecting the times.
