@@ -87,7 +87,7 @@ async fn tick(
         let (metadata, spec) = (metadata.clone(), spec.clone());
         let now = clock();
         under_way.spawn(async move {
-            sleep(Duration::from_millis(u64::from(Uuid::new_v4().as_fields().0) % SPREAD_MS)).await;
+            sleep(Duration::from_millis(fastrand::u64(..SPREAD_MS))).await;
             match AssertUnwindSafe(send(&*sink, &metadata, &spec, now)).catch_unwind().await {
                 Ok(Ok(())) => health.recovered(),
                 Ok(Err(why)) => lost(&metadata, &health, why),

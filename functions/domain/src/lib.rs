@@ -7,7 +7,7 @@ mod user;
 
 pub use crate::{
     failure::{Failure, FailureKind, chain},
-    history::{History, Point, Window},
+    history::{History, Point, PointOutOfRange, Window},
     store::Store,
     user::{InvalidUser, LONGEST_NAME, User},
 };

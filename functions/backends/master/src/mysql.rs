@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_sqlite::Opening;
-use connect::{ConfigError, SingleFlight};
+use backon::{ExponentialBuilder, Retryable};
+use connect::{ConfigError, Resource, SingleFlight};
 use domain::{Point, User, Window};
 use sqlx::{
     Connection, MySqlConnection, MySqlPool, QueryBuilder, Row,
@@ -29,12 +29,14 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_WINDOW: Duration = Duration::from_secs(20);
 /// How long a successful readiness check is reused.
 const READY_REUSE: Duration = Duration::from_secs(1);
-/// Maximum attempts of a transaction that met a conflict or lost its connection.
-const MAX_ATTEMPTS: u32 = 10;
-/// Backoff increment per attempt; jitter separates transactions that conflicted.
-const BACKOFF_STEP: Duration = Duration::from_millis(10);
+/// Retries of a transaction that met a conflict or lost its connection. Jitter separates transactions that conflicted.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(5))
+    .with_max_delay(Duration::from_millis(50))
+    .with_max_times(9)
+    .with_jitter();
 /// Error numbers of a deadlock, of a lock wait timeout, and of a server that shuts down or hangs up.
-const LOST: [u16; 4] = [1213, 1205, 1053, 1927];
+const RETRYABLE: [u16; 4] = [1213, 1205, 1053, 1927];
 
 /// A master dataset in a server's database.
 #[derive(Clone)]
@@ -42,8 +44,8 @@ pub struct MySqlMaster(Arc<Inner>);
 
 struct Inner {
     pool: MySqlPool,
-    /// Set once the tables are known to exist.
-    tables: Opening<(), MasterError>,
+    /// Open once the tables are known to exist.
+    tables: Resource<(), MasterError>,
     /// One readiness check at a time.
     checks: SingleFlight<Result<(), Arc<MasterError>>>,
     succeeded: std::sync::Mutex<Option<Instant>>,
@@ -69,7 +71,7 @@ impl MySqlMaster {
         }
         Ok(Self(Arc::new(Inner {
             pool: session::pool(options, CONNECTIONS),
-            tables: Opening::default(),
+            tables: Resource::default(),
             checks: SingleFlight::new(Duration::ZERO),
             succeeded: std::sync::Mutex::new(None),
             clock: Box::new(clock),
@@ -91,27 +93,18 @@ impl MySqlMaster {
 }
 
 /// Retries a transaction after a conflict or a broken connection. All of them are idempotent.
-async fn retry_on_conflict<T, F>(transaction: impl Fn() -> F) -> Result<T, MasterError>
+async fn retry_on_conflict<T, F>(transaction: impl FnMut() -> F) -> Result<T, MasterError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let (started, mut attempts) = (Instant::now(), 1);
-    loop {
-        match transaction().await {
-            Err(error)
-                if is_retryable(&error) && attempts < MAX_ATTEMPTS && started.elapsed() < RETRY_WINDOW =>
-            {
-                let random = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-                tokio::time::sleep((BACKOFF_STEP * attempts).mul_f64(random)).await;
-                attempts += 1;
-            }
-            done => return Ok(done?),
-        }
-    }
+    let started = Instant::now();
+    let may_retry = |error: &sqlx::Error| is_retryable(error) && started.elapsed() < RETRY_WINDOW;
+    Ok(transaction.retry(BACKOFF).when(may_retry).await?)
 }
 
 fn is_retryable(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Io(_)) || session::number(error).is_some_and(|number| LOST.contains(&number))
+    matches!(error, sqlx::Error::Io(_))
+        || session::number(error).is_some_and(|number| RETRYABLE.contains(&number))
 }
 
 impl MySqlMaster {
@@ -190,7 +183,8 @@ impl Inner {
             let pool = self.pool.clone();
             async move { migration::run(&pool).await }
         };
-        Ok(self.tables.get(open).await?)
+        self.tables.get(open).await?;
+        Ok(())
     }
 
     fn note_success(&self) {
@@ -277,4 +271,28 @@ async fn kept(connection: &mut MySqlConnection, users: &[User]) -> Result<HashMa
 
 fn uuid(row: &MySqlRow, column: usize) -> Result<Uuid, sqlx::Error> {
     Uuid::from_slice(row.try_get(column)?).map_err(|e| sqlx::Error::Decode(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, io};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_conflict_or_a_broken_connection_is_retried_and_ten_attempts_are_made() {
+        let cases = [
+            (sqlx::Error::Io as fn(io::Error) -> sqlx::Error, 10),
+            (|error| sqlx::Error::Decode(error.into()), 1),
+        ];
+        for (error, expected) in cases {
+            let attempts = Cell::new(0);
+            let transaction = || {
+                attempts.set(attempts.get() + 1);
+                std::future::ready(Err::<(), _>(error(io::ErrorKind::BrokenPipe.into())))
+            };
+            retry_on_conflict(transaction).await.unwrap_err();
+            assert_eq!(attempts.get(), expected);
+        }
+    }
 }

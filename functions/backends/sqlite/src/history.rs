@@ -1,7 +1,6 @@
 //! Reads a history of the number of users: a table with the columns `id` (16 bytes), `time` (seconds since 1970 UTC)
 //! and `user_count`, both growing, with an index on `user_count` and one on (`time`, `user_count`).
 
-use chrono::DateTime;
 use domain::{Point, Window};
 use sqlx::{AssertSqlSafe, SqlitePool};
 use uuid::Uuid;
@@ -39,18 +38,13 @@ pub async fn points(readers: &SqlitePool, table: &'static str, window: Window) -
     let rows: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(AssertSqlSafe(query))
         .bind(count(window.above.unwrap_or(0)))
         .bind(count(window.below.unwrap_or(u64::MAX)))
-        .bind(window.from.map_or(i64::MIN, |from| ceil_seconds(from.timestamp_millis())))
-        .bind(window.to.map_or(i64::MAX, |to| ceil_seconds(to.timestamp_millis())))
+        .bind(window.from_s().unwrap_or(i64::MIN))
+        .bind(window.to_s().unwrap_or(i64::MAX))
         .bind(i64::try_from(window.limit).unwrap_or(i64::MAX))
         .bind(window.step_s.unwrap_or(1))
         .fetch_all(readers)
         .await?;
     rows.into_iter().map(point).collect()
-}
-
-/// Points have whole seconds: at or after 1.5 s means at or after 2 s, before 1.5 s means before 2 s.
-fn ceil_seconds(ms: i64) -> i64 {
-    ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0)
 }
 
 /// The oldest point.
@@ -66,9 +60,6 @@ fn count(n: u64) -> i64 {
 
 fn point((id, time, user_count): (Vec<u8>, i64, i64)) -> Result<Point, Error> {
     let decode = |e: Box<dyn std::error::Error + Send + Sync>| Error::Sql(sqlx::Error::Decode(e));
-    Ok(Point {
-        id: Uuid::from_slice(&id).map_err(|e| decode(e.into()))?,
-        time: DateTime::from_timestamp(time, 0).ok_or_else(|| decode("a time out of range".into()))?,
-        user_count: u64::try_from(user_count).map_err(|e| decode(e.into()))?,
-    })
+    let id = Uuid::from_slice(&id).map_err(|e| decode(e.into()))?;
+    Point::new(id, time, user_count).map_err(|e| decode(e.into()))
 }

@@ -3,7 +3,6 @@
 
 pub mod history;
 mod identity;
-mod opening;
 mod write_lock;
 
 use std::{
@@ -11,20 +10,17 @@ use std::{
     io,
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
+use connect::{Backoff, Resource};
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-pub use crate::opening::Opening;
 use crate::{
     identity::Files,
     write_lock::{WriteGuard, WriteLock},
@@ -87,7 +83,7 @@ pub async fn to_its_end<T: Send + 'static>(
 /// empty file must not stand in for the data.
 pub struct Database {
     location: Arc<Location>,
-    opening: Opening<Arc<Open>, Error>,
+    opened: Resource<Open, Error>,
 }
 
 struct Location {
@@ -97,9 +93,7 @@ struct Location {
 }
 
 struct Open {
-    writer: Arc<Mutex<Option<SqliteConnection>>>,
-    /// How often in a row opening the writing connection failed.
-    failures: AtomicU32,
+    writer: Arc<Mutex<Writer>>,
     lock: WriteLock,
     readers: SqlitePool,
     /// When the writing connection was last discarded; older readers are discarded too.
@@ -108,11 +102,18 @@ struct Open {
     options: SqliteConnectOptions,
 }
 
+struct Writer {
+    /// `None` after it was discarded.
+    connection: Option<SqliteConnection>,
+    /// Delay before another one is opened.
+    backoff: Backoff,
+}
+
 impl Database {
     /// Names the file and its schema; does no I/O.
     #[must_use]
     pub fn new(path: PathBuf, schema: &'static [&'static str]) -> Self {
-        Self { location: Arc::new(Location { path, schema }), opening: Opening::default() }
+        Self { location: Arc::new(Location { path, schema }), opened: Resource::default() }
     }
 
     /// The file.
@@ -138,9 +139,9 @@ impl Database {
     pub async fn write(&self) -> Result<Write, Error> {
         let open = self.opened().await?;
         let writer = open.writer.clone().lock_owned().await;
-        if writer.is_none() {
+        if writer.connection.is_none() {
             // Before taking the write lock, so that other processes do not wait too.
-            tokio::time::sleep(opening::backoff(open.failures.load(Ordering::Relaxed))).await;
+            tokio::time::sleep(writer.backoff.delay()).await;
         }
         open.check_files()?;
         let lock = open.lock.acquire().await?;
@@ -151,12 +152,12 @@ impl Database {
     }
 
     async fn opened(&self) -> Result<Arc<Open>, Error> {
-        Ok(self.opening.get(|| self.location.clone().open()).await?)
+        Ok(self.opened.get(|| self.location.clone().open()).await?)
     }
 }
 
 impl Location {
-    async fn open(self: Arc<Self>) -> Result<Arc<Open>, Error> {
+    async fn open(self: Arc<Self>) -> Result<Open, Error> {
         let fault = |source| Error::Io { path: self.path.clone(), source };
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder).map_err(fault)?;
@@ -179,15 +180,15 @@ impl Location {
         // From now on the file exists; it must not be created again.
         let options = options.create_if_missing(false);
         let discarded = Arc::default();
-        Ok(Arc::new(Open {
-            writer: Arc::new(Mutex::new(Some(connection))),
-            failures: AtomicU32::new(0),
+        let writer = Writer { connection: Some(connection), backoff: Backoff::default() };
+        Ok(Open {
+            writer: Arc::new(Mutex::new(writer)),
             lock,
             readers: readers(options.clone(), &discarded),
             discarded,
             files,
             options,
-        }))
+        })
     }
 
     async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
@@ -268,7 +269,7 @@ impl Open {
 
 /// Permission to write, until dropped.
 pub struct Write {
-    writer: OwnedMutexGuard<Option<SqliteConnection>>,
+    writer: OwnedMutexGuard<Writer>,
     open: Arc<Open>,
     #[expect(dead_code, reason = "holds the lock until it is dropped")]
     lock: WriteGuard,
@@ -282,7 +283,7 @@ impl Write {
     pub async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
         self.reconnect().await?;
         // Taken out while its state is unknown: only a clean end puts it back.
-        let connection = self.writer.take().ok_or(Error::Sql(sqlx::Error::WorkerCrashed))?;
+        let connection = self.writer.connection.take().ok_or(Error::Sql(sqlx::Error::WorkerCrashed))?;
         let mut transaction = Transaction { slot: Slot { write: self, returned: false }, connection };
         sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *transaction).await?;
         Ok(transaction)
@@ -290,17 +291,17 @@ impl Write {
 
     /// Opens a new writing connection if the previous one was discarded.
     async fn reconnect(&mut self) -> Result<(), Error> {
-        if self.writer.is_some() {
+        if self.writer.connection.is_some() {
             return Ok(());
         }
         match self.open.connect().await {
             Ok(connection) => {
-                self.open.failures.store(0, Ordering::Relaxed);
-                *self.writer = Some(connection);
+                self.writer.backoff.reset();
+                self.writer.connection = Some(connection);
                 Ok(())
             }
             Err(error) => {
-                self.open.failures.fetch_add(1, Ordering::Relaxed);
+                self.writer.backoff.failed();
                 Err(error)
             }
         }
@@ -342,7 +343,7 @@ impl Transaction<'_> {
         sqlx::raw_sql(statement).execute(&mut self.connection).await?;
         // What was committed into a file that lost its name meanwhile is lost.
         self.slot.write.open.check_files()?;
-        *self.slot.write.writer = Some(self.connection);
+        self.slot.write.writer.connection = Some(self.connection);
         self.slot.returned = true;
         Ok(())
     }

@@ -6,6 +6,8 @@ mod clock;
 mod count;
 mod error;
 mod history;
+mod keyspace;
+mod retry;
 mod schema;
 mod session;
 mod statements;
@@ -72,43 +74,42 @@ impl CassandraViews {
         let (connection, retention) = (self.connection.clone(), self.retention);
         // Spawned, so that conditional writes and their locks finish even if the caller is cancelled.
         let counted = tokio::spawn(async move {
-            let open = connection.get(OPEN_TIMEOUT).await?;
+            let keyspace = connection.get(OPEN_TIMEOUT).await?;
             let counted = async {
-                count::count(&open, ids).await?;
+                count::count(&keyspace, ids).await?;
                 // Even if no id was new: whoever counted it may have died before it wrote the point.
-                history::keep_up(&open, retention).await
+                history::keep_up(&keyspace, retention).await
             };
-            connection.keep(&open, counted.await)
+            connection.keep(&keyspace, counted.await)
         });
         Ok(counted.await.map_err(|_| CassandraError::GivenUp)??)
     }
 
     pub(crate) async fn total(&self) -> Result<u64, ViewsError> {
-        let open = self.connection.get(OPEN_TIMEOUT).await?;
-        let total = self.connection.keep(&open, count::total(&open).await)?;
+        let keyspace = self.connection.get(OPEN_TIMEOUT).await?;
+        let total = self.connection.keep(&keyspace, count::total(&keyspace).await)?;
         Ok(u64::try_from(total).unwrap_or(0))
     }
 
     pub(crate) async fn points(&self, window: Window) -> Result<Vec<Point>, ViewsError> {
-        let open = self.connection.get(OPEN_TIMEOUT).await?;
-        let points = window::points(&open, window, self.retention).await;
-        Ok(self.connection.keep(&open, points)?)
+        let keyspace = self.connection.get(OPEN_TIMEOUT).await?;
+        let points = window::points(&keyspace, window, self.retention).await;
+        Ok(self.connection.keep(&keyspace, points)?)
     }
 
     pub(crate) async fn oldest(&self) -> Result<Option<Point>, ViewsError> {
-        let open = self.connection.get(OPEN_TIMEOUT).await?;
-        let oldest = window::oldest(&open, self.retention).await;
-        Ok(self.connection.keep(&open, oldest)?)
+        let keyspace = self.connection.get(OPEN_TIMEOUT).await?;
+        let oldest = window::oldest(&keyspace, self.retention).await;
+        Ok(self.connection.keep(&keyspace, oldest)?)
     }
 
     /// One query on the open session, at most one in flight per process. It neither connects nor creates anything.
     pub(crate) async fn ready(&self) -> Result<(), ViewsError> {
-        let open = self.connection.get(READY_TIMEOUT).await?;
+        let keyspace = self.connection.get(READY_TIMEOUT).await?;
         let connection = self.connection.clone();
         let checked = self.ready.run(|| async move {
-            let check = schema::check(&open.session, &open.statements, &open.clock);
-            let checked = tokio::time::timeout(READY_TIMEOUT, check).await;
-            connection.keep(&open, checked.unwrap_or(Err(CassandraError::NoAnswer(READY_TIMEOUT))))
+            let checked = tokio::time::timeout(READY_TIMEOUT, keyspace.check()).await;
+            connection.keep(&keyspace, checked.unwrap_or(Err(CassandraError::NoAnswer(READY_TIMEOUT))))
         });
         Ok(checked.await.unwrap_or(Err(CassandraError::GivenUp))?)
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use chrono::DateTime;
 use domain::{Point, User, Window};
 use sqlx::{Connection, MySqlConnection, QueryBuilder, Row};
-use uuid::Uuid;
 
 use super::{QUERY_TIMEOUT, padded, session::bounded, uuid};
 use crate::Tick;
@@ -185,26 +184,18 @@ async fn fetch_page(
     limit: usize,
 ) -> Result<Vec<(i64, i64, i64)>, sqlx::Error> {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let ceil = |time: chrono::DateTime<chrono::Utc>| (time.timestamp_millis() + 999).div_euclid(1_000);
     let query = "SELECT minute, time, user_count FROM batch_minutes
         WHERE user_count > ? AND user_count < ? AND time >= ? AND time < ? ORDER BY time DESC LIMIT ?";
     sqlx::query_as(query)
         .bind(count(window.above.unwrap_or(0)))
         .bind(count(window.below.unwrap_or(u64::MAX)))
-        .bind(window.from.map_or(0, ceil))
-        .bind(window.to.map_or(i64::MAX, ceil))
+        .bind(window.from_s().unwrap_or(0))
+        .bind(window.to_s().unwrap_or(i64::MAX))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(connection)
         .await
 }
 
 fn point((minute, time, user_count): (i64, i64, i64)) -> Result<Point, sqlx::Error> {
-    let wrong = || sqlx::Error::Decode("a number out of range".into());
-    // The id is derived from the minute, so that recomputing gives the same (UUID version 8).
-    let name = u128::from(u64::try_from(minute).map_err(|_| wrong())?) << 80 | 0x8000_8000_0000_0000_0000;
-    Ok(Point {
-        id: Uuid::from_u128(name),
-        time: DateTime::from_timestamp(time, 0).ok_or_else(wrong)?,
-        user_count: u64::try_from(user_count).map_err(|_| wrong())?,
-    })
+    Point::minute(minute, time, user_count).map_err(|e| sqlx::Error::Decode(e.into()))
 }

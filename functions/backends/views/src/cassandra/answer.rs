@@ -6,7 +6,7 @@ use scylla::{
     value::{CqlValue, Row},
 };
 
-use super::CassandraError;
+use super::error::CassandraError;
 
 /// Rows of an answer.
 pub(super) struct Rows(QueryRowsResult);

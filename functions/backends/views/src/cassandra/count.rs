@@ -3,24 +3,19 @@
 //! have counted one of them in between. A single read returns both from the same replicas; with a separate read of the
 //! number, the replicas asked next might lack the ids that came with it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use backon::Retryable;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::value::CqlValue;
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    CassandraError,
     answer::{Outcome, Rows},
-    session::Open,
+    error::CassandraError,
+    keyspace::Keyspace,
+    retry::{BACKOFF, may_retry},
 };
-
-/// Within a process, one call at a time counts in a shard.
-pub(super) type Turn = Mutex<()>;
 
 /// Marker row, so that the static count comes back even if none of the requested ids exists. One byte long, so it
 /// cannot collide with an id.
@@ -29,31 +24,29 @@ const MARKER: &[u8] = &[0];
 const BATCH: usize = 100;
 /// Maximum number of shards that a call works on concurrently.
 const CONCURRENT_BATCHES: usize = 32;
-/// How long a call retries after losing races.
-const RETRY_WINDOW: Duration = Duration::from_secs(10);
 
 /// Counts the ids that were not counted before.
-pub(super) async fn count(open: &Open, ids: Vec<Uuid>) -> Result<(), CassandraError> {
-    let shards = open.turns.len();
+pub(super) async fn count(keyspace: &Keyspace, ids: Vec<Uuid>) -> Result<(), CassandraError> {
+    let shards = keyspace.shard_locks.len();
     let mut by_shard: BTreeMap<usize, BTreeSet<Uuid>> = BTreeMap::new();
     for id in ids {
         by_shard.entry(shard(id, shards)).or_default().insert(id);
     }
     let batches = by_shard.into_iter().flat_map(|(shard, ids)| {
         let ids: Vec<_> = ids.into_iter().collect();
-        ids.chunks(BATCH).map(|some| (shard, some.to_vec())).collect::<Vec<_>>()
+        ids.chunks(BATCH).map(|chunk| (shard, chunk.to_vec())).collect::<Vec<_>>()
     });
     stream::iter(batches)
-        .map(|(shard, ids)| count_with_retry(open, shard, ids))
+        .map(|(shard, ids)| count_with_retry(keyspace, shard, ids))
         .buffer_unordered(CONCURRENT_BATCHES)
         .try_collect()
         .await
 }
 
 /// The number of ids counted so far.
-pub(super) async fn total(open: &Open) -> Result<i64, CassandraError> {
-    let shards = (0..i32::try_from(open.turns.len())?).collect::<Vec<_>>();
-    let rows = Rows::of(open.session.execute_unpaged(&open.statements.totals, (shards,)).await?)?;
+pub(super) async fn total(keyspace: &Keyspace) -> Result<i64, CassandraError> {
+    let shards = (0..i32::try_from(keyspace.shard_locks.len())?).collect::<Vec<_>>();
+    let rows = Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.totals, (shards,)).await?)?;
     Ok(rows.all::<(i32, Option<i64>)>()?.into_iter().filter_map(|(_, users)| users).sum())
 }
 
@@ -65,58 +58,25 @@ fn shard(id: Uuid, shards: usize) -> usize {
     usize::try_from((hash ^ hash >> 32) % shards as u64).unwrap_or(0)
 }
 
-async fn count_with_retry(open: &Open, shard: usize, ids: Vec<Uuid>) -> Result<(), CassandraError> {
-    let _turn = open.turns[shard].lock().await;
+async fn count_with_retry(keyspace: &Keyspace, shard: usize, ids: Vec<Uuid>) -> Result<(), CassandraError> {
+    let _lock = keyspace.shard_locks[shard].lock().await;
     let shard = i32::try_from(shard)?;
-    let mut retry = Retry::new();
-    while !retry.succeeded(try_once(open, shard, &ids).await).await? {}
-    Ok(())
+    (|| try_once(keyspace, shard, &ids)).retry(BACKOFF).when(may_retry()).await
 }
 
-/// Retries of an operation that other processes contend for.
-pub(super) struct Retry {
-    deadline: Instant,
-    count: u32,
-    /// Whether the current attempt began after the deadline, and so is the last one.
-    late: bool,
-}
-
-impl Retry {
-    pub(super) fn new() -> Self {
-        Self { deadline: Instant::now() + RETRY_WINDOW, count: 0, late: false }
-    }
-
-    /// Returns true if the last attempt succeeded; otherwise waits for the next. A transient failure leaves the outcome
-    /// unknown: read again. The LWT condition rejects a stale write.
-    pub(super) async fn succeeded(
-        &mut self,
-        outcome: Result<bool, CassandraError>,
-    ) -> Result<bool, CassandraError> {
-        match outcome {
-            Ok(true) => return Ok(true),
-            Ok(false) if self.late => return Err(CassandraError::Contended),
-            Ok(false) => {}
-            Err(error) if error.is_passing() && !self.late => {}
-            Err(error) => return Err(error),
-        }
-        self.count += 1;
-        pause(self.count).await;
-        self.late = Instant::now() > self.deadline;
-        Ok(false)
-    }
-}
-
-/// Finds new ids and counts them; false if another writer counted in this shard in between.
-async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, CassandraError> {
+/// Finds new ids and counts them. Fails with [`CassandraError::Contended`] if another writer counted in this shard in
+/// between.
+async fn try_once(keyspace: &Keyspace, shard: i32, ids: &[Uuid]) -> Result<(), CassandraError> {
     let keys: Vec<&[u8]> = std::iter::once(MARKER).chain(ids.iter().map(|id| &id.as_bytes()[..])).collect();
-    let rows = Rows::of(open.session.execute_unpaged(&open.statements.there, (shard, keys)).await?)?;
+    let rows =
+        Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.existing, (shard, keys)).await?)?;
     let rows = rows.all::<(&[u8], Option<i64>)>()?;
     let users = rows.first().and_then(|(_, users)| *users);
-    let there: BTreeSet<_> = rows.into_iter().map(|(id, _)| id).collect();
-    let new: Vec<_> = ids.iter().filter(|id| !there.contains(&id.as_bytes()[..])).collect();
+    let existing: BTreeSet<_> = rows.into_iter().map(|(id, _)| id).collect();
+    let new: Vec<_> = ids.iter().filter(|id| !existing.contains(&id.as_bytes()[..])).collect();
     if new.is_empty() {
         // Read repair has put what was read on a majority of the replicas, so that everybody sees it.
-        return Ok(true);
+        return Ok(());
     }
     let after = users.unwrap_or(0) + i64::try_from(new.len())?;
     let first = vec![Some(CqlValue::BigInt(after)), Some(CqlValue::Int(shard)), users.map(CqlValue::BigInt)];
@@ -124,14 +84,9 @@ async fn try_once(open: &Open, shard: i32, ids: &[Uuid]) -> Result<bool, Cassand
     let marker = users.is_none().then(|| insert(MARKER));
     let inserts = new.iter().map(|id| insert(&id.as_bytes()[..]));
     let values: Vec<_> = std::iter::once(first).chain(marker).chain(inserts).collect();
-    let batch = open.statements.count(values.len() - 1);
-    let outcome = Outcome::of(open.session.batch(&batch, values).await?)?;
-    Ok(outcome == Outcome::Applied)
-}
-
-/// Backs off longer with each lost race, with jitter per process.
-async fn pause(attempts: u32) {
-    let most = 2_u64 << attempts.min(7);
-    let random = Uuid::new_v4().as_u64_pair().0;
-    tokio::time::sleep(Duration::from_millis(random % most)).await;
+    let batch = keyspace.statements.count(values.len() - 1);
+    match Outcome::of(keyspace.session.batch(&batch, values).await?)? {
+        Outcome::Applied => Ok(()),
+        Outcome::Lost => Err(CassandraError::Contended),
+    }
 }

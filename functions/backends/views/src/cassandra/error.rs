@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use domain::PointOutOfRange;
 use scylla::errors::{
     DbError, DeserializationError, ExecutionError, IntoRowsResultError, NewSessionError, PrepareError,
     RequestAttemptError, RowsError,
 };
+use tokio::task::JoinError;
 
 /// Why Cassandra is unavailable.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -46,6 +48,9 @@ pub enum CassandraError {
     /// A number in a table is out of range.
     #[error("a number in Cassandra is out of range")]
     Number(#[from] std::num::TryFromIntError),
+    /// A stored point is out of range.
+    #[error("a point in Cassandra cannot be read")]
+    Point(#[from] PointOutOfRange),
     /// The keyspace exists with another number of shards.
     #[error("the keyspace has {found} shards, `VIEWS_URL` asks for {asked}; ask for {found} or for none")]
     Shards {
@@ -54,7 +59,7 @@ pub enum CassandraError {
         /// What the keyspace was created with.
         found: i32,
     },
-    /// Other writers won every race.
+    /// Another writer changed the row between the read and the conditional write.
     #[error("others count at the same place; send it again")]
     Contended,
 }
@@ -95,6 +100,7 @@ impl CassandraError {
             | Self::GivenUp
             | Self::NoOutcome
             | Self::Number(_)
+            | Self::Point(_)
             | Self::Shards { .. }
             | Self::Contended => false,
         }
@@ -108,8 +114,12 @@ impl CassandraError {
             if refused.contains(error))
     }
 
-    /// Whether a node reported a transient failure. The write may have been applied.
-    pub(super) fn is_passing(&self) -> bool {
+    /// Whether to retry a conditional write. A transient failure of a node leaves the outcome unknown, so the retry
+    /// reads again; the condition rejects a stale write.
+    pub(super) fn is_retryable(&self) -> bool {
+        if matches!(self, Self::Contended) {
+            return true;
+        }
         let Self::Execute(error) = self else { return false };
         let ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) = &**error else {
             return false;
@@ -122,6 +132,12 @@ fn is_momentary(error: &DbError) -> bool {
     matches!(error, DbError::Overloaded | DbError::IsBootstrapping)
         || matches!(error, DbError::WriteTimeout { .. } | DbError::ReadTimeout { .. })
         || matches!(error, DbError::WriteFailure { .. } | DbError::ReadFailure { .. })
+}
+
+impl From<JoinError> for CassandraError {
+    fn from(_: JoinError) -> Self {
+        Self::GivenUp
+    }
 }
 
 impl From<NewSessionError> for CassandraError {

@@ -4,14 +4,17 @@
 
 use std::time::Duration;
 
+use backon::RetryableWithContext;
 use futures_util::try_join;
 use scylla::value::CqlValue;
+use tokio::sync::MutexGuard;
 
 use super::{
-    CassandraError,
     answer::{Outcome, Rows},
-    count::{Retry, total},
-    session::Open,
+    count::total,
+    error::CassandraError,
+    keyspace::{Day, Keyspace, Position},
+    retry::{BACKOFF, may_retry},
 };
 
 /// Seconds of a day.
@@ -42,63 +45,65 @@ impl Retention {
     }
 }
 
-/// A point's time and count.
-type Place = (i64, i64);
-
-/// The day that points are written to; it is registered in the list of days.
-#[derive(Clone, Copy)]
-pub(super) struct Day {
-    day: i64,
-    /// The newest point of earlier days, used until this day has one.
-    before: Place,
-}
-
 /// Ensures that the newest point is the current number of users.
-pub(super) async fn keep_up(open: &Open, retention: Retention) -> Result<(), CassandraError> {
+pub(super) async fn keep_up(keyspace: &Keyspace, retention: Retention) -> Result<(), CassandraError> {
     // One call at a time per process: those that wait usually find that a point was written for all.
-    let mut known = open.day.lock().await;
-    let (total, ()) = try_join!(total(open), open.refresh_clock())?;
-    let mut retry = Retry::new();
-    while !retry.succeeded(try_once(open, retention, total, &mut known).await).await? {}
-    Ok(())
+    let known = keyspace.day.lock().await;
+    let (total, ()) = try_join!(total(keyspace), keyspace.refresh_clock())?;
+    let attempt = |known| attempt(keyspace, retention, total, known);
+    let (_known, written) = attempt.retry(BACKOFF).context(known).when(may_retry()).await;
+    written
 }
 
+/// Passes the guard through, as a retry with a context requires.
+async fn attempt<'a>(
+    keyspace: &'a Keyspace,
+    retention: Retention,
+    total: i64,
+    mut known: MutexGuard<'a, Option<Day>>,
+) -> (MutexGuard<'a, Option<Day>>, Result<(), CassandraError>) {
+    let written = try_once(keyspace, retention, total, &mut known).await;
+    (known, written)
+}
+
+/// Writes a point if the newest one has a lower count. Fails with [`CassandraError::Contended`] if another writer was
+/// faster, or has started a new day.
 async fn try_once(
-    open: &Open,
+    keyspace: &Keyspace,
     retention: Retention,
     total: i64,
     known: &mut Option<Day>,
-) -> Result<bool, CassandraError> {
-    let now = open.clock.now();
+) -> Result<(), CassandraError> {
+    let now = keyspace.clock.now();
     let today = now.div_euclid(DAY);
     let day = match *known {
         Some(known) if known.day >= today => known,
-        _ => *known.insert(find(open, retention, today).await?),
+        _ => *known.insert(register_day(keyspace, retention, today).await?),
     };
-    let newest = newest_of(open, day.day).await?;
+    let newest = newest_of(keyspace, day.day).await?;
     let (time, count) = newest.unwrap_or(day.before);
     if count >= total {
-        return Ok(true);
+        return Ok(());
     }
     // Time never goes back: readers rely on times and counts growing together.
     let time = now.max(time).max(day.day * DAY);
-    if write(open, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
-        return Ok(false);
+    if write(keyspace, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
+        return Err(CassandraError::Contended);
     }
     // If another writer has started a new day meanwhile, it may have continued from the point before this one.
-    let same_day = newest_day(open).await? == Some(day.day);
-    if !same_day {
+    if newest_day(keyspace).await? != Some(day.day) {
         *known = None;
+        return Err(CassandraError::Contended);
     }
-    Ok(same_day)
+    Ok(())
 }
 
 async fn write(
-    open: &Open,
+    keyspace: &Keyspace,
     retention: Retention,
     day: i64,
-    newest: Option<Place>,
-    (time, count): Place,
+    newest: Option<Position>,
+    (time, count): Position,
 ) -> Result<Outcome, CassandraError> {
     let number = |n| Some(CqlValue::BigInt(n));
     let day = Some(CqlValue::Int(i32::try_from(day)?));
@@ -112,17 +117,17 @@ async fn write(
         newest.and_then(|(_, count)| number(count)),
     ];
     let insert = vec![day, number(time), number(count), to_live];
-    Outcome::of(open.session.batch(&open.statements.write(), vec![update, insert]).await?)
+    Outcome::of(keyspace.session.batch(&keyspace.statements.write(), vec![update, insert]).await?)
 }
 
-/// The day for the next point.
-async fn find(open: &Open, retention: Retention, today: i64) -> Result<Day, CassandraError> {
-    let day = newest_day(open).await?.map_or(today, |newest| newest.max(today));
+/// Registers the day for the next point, and finds the newest point before it.
+async fn register_day(keyspace: &Keyspace, retention: Retention, today: i64) -> Result<Day, CassandraError> {
+    let day = newest_day(keyspace).await?.map_or(today, |newest| newest.max(today));
     // Register the new day before reading older ones: a writer still on an old day re-checks the list and sees it.
-    let begun = (i32::try_from(day)?, retention.ttl(2 * DAY));
-    open.session.execute_unpaged(&open.statements.add_day, begun).await?;
-    for older in days(open, 0, day - 1).await? {
-        if let Some(before) = newest_of(open, older).await? {
+    let registration = (i32::try_from(day)?, retention.ttl(2 * DAY));
+    keyspace.session.execute_unpaged(&keyspace.statements.add_day, registration).await?;
+    for older in days(keyspace, 0, day - 1).await? {
+        if let Some(before) = newest_of(keyspace, older).await? {
             return Ok(Day { day, before });
         }
     }
@@ -130,20 +135,21 @@ async fn find(open: &Open, retention: Retention, today: i64) -> Result<Day, Cass
 }
 
 /// A day's newest point. It is stored with the point itself, and so is equally durable.
-async fn newest_of(open: &Open, day: i64) -> Result<Option<Place>, CassandraError> {
-    let rows = open.session.execute_unpaged(&open.statements.newest, (i32::try_from(day)?,)).await?;
+async fn newest_of(keyspace: &Keyspace, day: i64) -> Result<Option<Position>, CassandraError> {
+    let rows = keyspace.session.execute_unpaged(&keyspace.statements.newest, (i32::try_from(day)?,)).await?;
     let row = Rows::of(rows)?.first::<(Option<i64>, Option<i64>)>()?;
     Ok(row.and_then(|(time, count)| time.zip(count)))
 }
 
-async fn newest_day(open: &Open) -> Result<Option<i64>, CassandraError> {
-    let rows = Rows::of(open.session.execute_unpaged(&open.statements.newest_day, ()).await?)?;
+async fn newest_day(keyspace: &Keyspace) -> Result<Option<i64>, CassandraError> {
+    let rows = Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.newest_day, ()).await?)?;
     Ok(rows.first::<(i32,)>()?.map(|(day,)| i64::from(day)))
 }
 
 /// The days in a range that may have points, newest first.
-pub(super) async fn days(open: &Open, from: i64, to: i64) -> Result<Vec<i64>, CassandraError> {
+pub(super) async fn days(keyspace: &Keyspace, from: i64, to: i64) -> Result<Vec<i64>, CassandraError> {
     let within = |day: i64| i32::try_from(day.clamp(0, i64::from(i32::MAX)));
-    let days = open.session.execute_unpaged(&open.statements.days, (within(from)?, within(to)?)).await?;
+    let days =
+        keyspace.session.execute_unpaged(&keyspace.statements.days, (within(from)?, within(to)?)).await?;
     Ok(Rows::of(days)?.all::<(i32,)>()?.into_iter().map(|(day,)| i64::from(day)).collect())
 }

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use backon::{ConstantBuilder, Retryable};
 use futures_util::{future::try_join_all, try_join};
 use scylla::{client::session::Session, errors::ExecutionError, statement::prepared::PreparedStatement};
 
 use super::{
-    CassandraError,
     answer::{Outcome, Rows},
     clock::Clock,
+    error::CassandraError,
     statements::Statements,
     url::Url,
 };
@@ -32,9 +33,10 @@ const TABLES: [(&str, &str); 4] = [
 ];
 /// Default number of shards of a new keyspace.
 const SHARDS: i32 = 4;
-/// Delay before the schema is checked again when others are creating it.
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// How long that is retried.
+/// The schema is checked again at this interval while others are creating it.
+const RETRIES: ConstantBuilder =
+    ConstantBuilder::new().with_delay(Duration::from_millis(50)).without_max_times();
+/// How long the check is retried.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Ensures that the tables exist; returns the prepared statements and the number of shards.
@@ -44,25 +46,25 @@ pub(super) async fn ready(
     clock: &Clock,
 ) -> Result<(Statements, i32), CassandraError> {
     let deadline = Instant::now() + RETRY_TIMEOUT;
-    loop {
-        let created = async {
-            create(session, url).await?;
-            let statements = Statements::prepare(session, url).await?;
-            let shards = agree_on_shards(session, &statements, url, clock).await?;
-            Ok((statements, shards))
-        };
-        match created.await {
-            // When several processes create a table at once, some are told that it changed, exists already, or does not
-            // exist yet. Check again.
-            Err(error @ (CassandraError::Execute(_) | CassandraError::Prepare(_)))
-                if !error.is_disconnected() && !error.is_refused() && Instant::now() < deadline =>
-            {
-                tracing::debug!(%error, "the schema is looked at again");
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
-            done => return done,
-        }
-    }
+    let attempt = || async {
+        create(session, url).await?;
+        let statements = Statements::prepare(session, url).await?;
+        let shards = agree_on_shards(session, &statements, url, clock).await?;
+        Ok((statements, shards))
+    };
+    // When several processes create a table at once, some are told that it changed, exists already, or does not exist
+    // yet. Check again.
+    let may_retry = |error: &CassandraError| {
+        matches!(error, CassandraError::Execute(_) | CassandraError::Prepare(_))
+            && !error.is_disconnected()
+            && !error.is_refused()
+            && Instant::now() < deadline
+    };
+    attempt
+        .retry(RETRIES)
+        .when(may_retry)
+        .notify(|error, _| tracing::debug!(%error, "the schema is checked again"))
+        .await
 }
 
 /// A light query of a majority of the replicas: could an id be counted now? Also returns the server's time.

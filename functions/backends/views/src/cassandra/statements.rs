@@ -14,7 +14,7 @@ use scylla::{
 };
 
 use super::{
-    CassandraError,
+    error::CassandraError,
     url::{Scope, Url},
 };
 
@@ -23,7 +23,7 @@ const SHARDS: &str = "SELECT value, toUnixTimestamp(now()) FROM settings WHERE n
 /// The statements of a session.
 pub(super) struct Statements {
     /// `shard`, `ids` → `id`, `users`.
-    pub(super) there: PreparedStatement,
+    pub(super) existing: PreparedStatement,
     /// `shards` → `users`.
     pub(super) totals: PreparedStatement,
     /// `users`, `shard`, `users before` | `shard`, `id`.
@@ -56,7 +56,7 @@ impl Statements {
     /// Prepares all at once, so that it takes one round trip.
     pub(super) async fn prepare(session: &Session, url: &Url) -> Result<Self, CassandraError> {
         let prepare = &Prepare::new(session, url);
-        let (there, totals, newest_day, days, newest, points, oldest, shards, shards_set, add_day, others) =
+        let (existing, totals, newest_day, days, newest, points, oldest, shards, shards_set, add_day, others) =
             try_join!(
                 prepare.read("SELECT id, users FROM counted WHERE shard = ? AND id IN ?"),
                 prepare.read("SELECT DISTINCT shard, users FROM counted WHERE shard IN ?"),
@@ -79,7 +79,7 @@ impl Statements {
             )?;
         let [count_first, count_other, write_first, write_other, set_shards] = others;
         Ok(Self {
-            there,
+            existing,
             totals,
             count: [count_first, count_other],
             newest_day,

@@ -1,44 +1,39 @@
 //! Reads the history backwards, day by day; a query costs what it returns. Within a day times and counts are ordered
 //! together. Two writers at midnight may leave a point that is not: it is skipped.
 
-use chrono::{DateTime, Utc};
 use domain::{Point, Window};
-use uuid::Uuid;
 
 use super::{
-    CassandraError,
     answer::Rows,
+    error::CassandraError,
     history::{DAY, Retention, days},
-    session::Open,
+    keyspace::{Keyspace, Position},
 };
 
 /// A `to` at most this many seconds ago still means "until now", so that it includes points that a fast clock wrote
 /// into the future.
 const RECENT: i64 = 5;
 
-/// A point's time and count: where it stands in its day.
-type Position = (i64, i64);
-
 /// Points of the window that are kept.
 pub(super) async fn points(
-    open: &Open,
+    keyspace: &Keyspace,
     window: Window,
     retention: Retention,
 ) -> Result<Vec<Point>, CassandraError> {
-    open.refresh_clock().await?;
-    let now = open.clock.now();
-    let from = window.from.map_or(0, ceil_seconds).max(retention.since(now)).max(0);
+    keyspace.refresh_clock().await?;
+    let now = keyspace.clock.now();
+    let from = window.from_s().unwrap_or(0).max(retention.since(now)).max(0);
     if from > now {
         return Ok(Vec::new());
     }
-    let to = match window.to.map(ceil_seconds) {
-        Some(to) if to <= now && !(to >= now - RECENT && has_future(open, now).await?) => to,
+    let to = match window.to_s() {
+        Some(to) if to <= now && !(to >= now - RECENT && has_future(keyspace, now).await?) => to,
         _ => i64::MAX,
     };
     let below = window.below.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let above = window.above.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let mut reader = Reader { open, from: (from, -1), before: (to, -1), below, points: Vec::new() };
-    for day in days(open, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
+    let mut reader = Reader { keyspace, from: (from, -1), before: (to, -1), below, points: Vec::new() };
+    for day in days(keyspace, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
         reader.skip_to_below(day).await?;
         match window.step_s {
             None => reader.read(day, window.limit).await?,
@@ -50,19 +45,22 @@ pub(super) async fn points(
             break;
         }
     }
-    let latest = window.to.map_or(now, |to| now.min(ceil_seconds(to) - 1));
+    let latest = window.to_s().map_or(now, |to| now.min(to - 1));
     let within = reader.points.into_iter().filter(|(_, count)| *count > above).take(window.limit);
-    within.map(|place| point(place, latest)).collect()
+    within.map(|position| point(position, latest)).collect()
 }
 
 /// The oldest point that is kept.
-pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<Point>, CassandraError> {
-    open.refresh_clock().await?;
-    let now = open.clock.now();
+pub(super) async fn oldest(
+    keyspace: &Keyspace,
+    retention: Retention,
+) -> Result<Option<Point>, CassandraError> {
+    keyspace.refresh_clock().await?;
+    let now = keyspace.clock.now();
     let since = retention.since(now).max(0);
-    for day in days(open, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
+    for day in days(keyspace, since.div_euclid(DAY), i64::MAX).await?.into_iter().rev() {
         let values = (i32::try_from(day)?, since);
-        let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
+        let rows = Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.oldest, values).await?)?;
         if let Some(position) = rows.first::<Position>()? {
             return Ok(Some(point(position, now)?));
         }
@@ -71,10 +69,10 @@ pub(super) async fn oldest(open: &Open, retention: Retention) -> Result<Option<P
 }
 
 /// Whether a fast clock has written points later than now. Those after them have the same time.
-async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
-    for day in days(open, now.div_euclid(DAY), i64::MAX).await? {
+async fn has_future(keyspace: &Keyspace, now: i64) -> Result<bool, CassandraError> {
+    for day in days(keyspace, now.div_euclid(DAY), i64::MAX).await? {
         let values = (i32::try_from(day)?, now + 1);
-        let rows = Rows::of(open.session.execute_unpaged(&open.statements.oldest, values).await?)?;
+        let rows = Rows::of(keyspace.session.execute_unpaged(&keyspace.statements.oldest, values).await?)?;
         if rows.first::<Position>()?.is_some() {
             return Ok(true);
         }
@@ -82,18 +80,12 @@ async fn has_future(open: &Open, now: i64) -> Result<bool, CassandraError> {
     Ok(false)
 }
 
-/// Points have whole seconds: at or after 1.5 s means at or after 2 s, before 1.5 s means before 2 s.
-fn ceil_seconds(time: DateTime<Utc>) -> i64 {
-    let ms = time.timestamp_millis();
-    ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0)
-}
-
 /// Reads backwards.
 struct Reader<'a> {
-    open: &'a Open,
+    keyspace: &'a Keyspace,
     /// No point before this position.
     from: Position,
-    /// No point at this place or after it.
+    /// No point at this position or after it.
     before: Position,
     /// Only counts below this one; those of points that are kept are, too.
     below: i64,
@@ -110,7 +102,8 @@ impl Reader<'_> {
     ) -> Result<Vec<Position>, CassandraError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let values = (i32::try_from(day)?, before.0, before.1, self.from.0, self.from.1, limit);
-        Rows::of(self.open.session.execute_unpaged(&self.open.statements.points, values).await?)?.all()
+        Rows::of(self.keyspace.session.execute_unpaged(&self.keyspace.statements.points, values).await?)?
+            .all()
     }
 
     /// Finds where a day's counts fall below the bound, by bisecting the times.
@@ -163,14 +156,9 @@ impl Reader<'_> {
     }
 }
 
-/// A point's id is derived from its position (UUID version 8), so it needs no column. Its time is capped at `latest`,
-/// whatever clock wrote it.
+/// A point is named after its position, so its id needs no column. Its time is capped at `latest`, whatever clock wrote
+/// it.
 fn point((time, count): Position, latest: i64) -> Result<Point, CassandraError> {
-    let (seconds, user_count) = (u64::try_from(time)?, u64::try_from(count)?);
-    let name = u128::from(seconds) << 80 | 0x8000_8000_0000_0000_0000 | u128::from(user_count);
-    Ok(Point {
-        id: Uuid::from_u128(name),
-        time: DateTime::from_timestamp(time.min(latest), 0).unwrap_or_default(),
-        user_count,
-    })
+    let id = Point::speed(time, count)?.id;
+    Ok(Point::new(id, time.min(latest), count)?)
 }
