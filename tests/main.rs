@@ -43,6 +43,8 @@ mod outages;
 mod outsiders;
 /// Where a system under test keeps its data.
 mod place;
+/// Power cuts, on a disk that loses what was not synced.
+mod power_loss;
 /// Each function reads its own keys and no others.
 mod privilege;
 /// Readiness as queue-proxy asks for it.

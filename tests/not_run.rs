@@ -17,6 +17,8 @@ pub enum Lacks {
     Schemas,
     /// The user root.
     Root,
+    /// A kernel with FUSE, and the right to mount.
+    Fuse,
     /// The images' trees; `task test:images` makes them.
     Images,
 }

@@ -6,7 +6,10 @@ use chrono::DateTime;
 use domain::{Point, User, Window};
 use sqlx::{Connection, MySqlConnection, QueryBuilder, Row};
 
-use super::{QUERY_TIMEOUT, padded, session::bounded, uuid};
+use super::{
+    session::{QUERY_TIMEOUT, bounded},
+    values::{padded, uuid},
+};
 use crate::Tick;
 
 /// Maximum number of users per transaction, which bounds its memory.

@@ -8,6 +8,8 @@ use sqlx::{
     pool::PoolConnection,
 };
 
+/// Timeout of a storing transaction or a query.
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Older idle connections are replaced, because the server closes them soon after.
