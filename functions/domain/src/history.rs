@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 use crate::{Failure, Store};
 
+/// A `to` at most this many seconds ago still means "until now".
+const RECENT: i64 = 5;
 /// The bits of version 8 and variant 1 in a UUID, between 48 bits of time and 62 bits of count.
 const VERSION_8: u128 = 0x8000_8000_0000_0000_0000;
 
@@ -54,6 +56,15 @@ impl Point {
     }
 }
 
+impl Point {
+    /// The point with a time of at most `latest_s`, in seconds since 1970 UTC.
+    #[must_use]
+    pub fn not_after(self, latest_s: i64) -> Self {
+        let latest = DateTime::from_timestamp(latest_s, 0);
+        Self { time: latest.map_or(self.time, |latest| self.time.min(latest)), ..self }
+    }
+}
+
 /// 48 bits, the version, the variant, 62 bits.
 fn name(time: i64, count: i64) -> Result<Uuid, PointOutOfRange> {
     let bits = |n: i64, bits: u32| u128::try_from(n).ok().filter(|n| n >> bits == 0).ok_or(PointOutOfRange);
@@ -90,6 +101,28 @@ impl Window {
     pub fn to_s(&self) -> Option<i64> {
         self.to.map(ceil_seconds)
     }
+
+    /// The window as it is read at the time `now_s`, in seconds since 1970 UTC. A clock that was ahead may have written
+    /// points into the future (`has_future`). A `to` of now includes them, or they would hide what was counted since.
+    #[must_use]
+    pub fn at(self, now_s: i64, has_future: bool) -> Self {
+        match self.to_s() {
+            Some(to) if to <= now_s && !(has_future && to >= now_s - RECENT) => self,
+            _ => Self { to: None, ..self },
+        }
+    }
+
+    /// Whether the answer depends on points in the future.
+    #[must_use]
+    pub fn ends_about(&self, now_s: i64) -> bool {
+        self.to_s().is_some_and(|to| (now_s - RECENT..=now_s).contains(&to))
+    }
+
+    /// The latest time that a point of the window shows at the time `now_s`, whatever clock wrote it.
+    #[must_use]
+    pub fn latest_s(&self, now_s: i64) -> i64 {
+        self.to_s().map_or(now_s, |to| now_s.min(to - 1))
+    }
 }
 
 fn ceil_seconds(time: DateTime<Utc>) -> i64 {
@@ -115,6 +148,30 @@ pub trait History: Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_until_now_includes_points_in_the_future() {
+        let window = |to_s| Window { to: DateTime::from_timestamp(to_s, 0), ..Window::default() };
+        for (to, has_future, is_bounded) in [
+            (90, true, true),
+            (94, true, true),
+            (95, true, false),
+            (100, true, false),
+            (100, false, true),
+            (101, false, false),
+        ] {
+            assert_eq!(window(to).at(100, has_future).to.is_some(), is_bounded, "{to}");
+        }
+        assert!(
+            window(95).ends_about(100) && !window(94).ends_about(100) && !Window::default().ends_about(100)
+        );
+        assert_eq!((window(90).latest_s(100), Window::default().latest_s(100)), (89, 100));
+        let point = Point::speed(500, 1).unwrap();
+        assert_eq!(
+            (point.clone().not_after(100).time.timestamp(), point.not_after(900).time.timestamp()),
+            (100, 500)
+        );
+    }
 
     #[test]
     fn ids_are_derived_from_what_names_a_point() {

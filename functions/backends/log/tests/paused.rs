@@ -11,8 +11,8 @@ use std::{
 
 use backend_log::{KafkaLog, Log, LogError, Start};
 use bytes::Bytes;
+use domain::{Failure, FailureKind};
 use event::Record;
-use framework::error::Error;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
@@ -74,8 +74,8 @@ async fn a_paused_broker_is_an_error_in_time_and_used_again_within_seconds() {
     log.append(&topic, one("before")).await.unwrap();
     let paused = Paused::new(&pid);
     let started = Instant::now();
-    let error = Error::from(log.append(&topic, one("meanwhile")).await.unwrap_err());
-    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    let error = Failure::from(log.append(&topic, one("meanwhile")).await.unwrap_err());
+    assert_eq!(error.kind, FailureKind::Unavailable, "{error}");
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     let started = Instant::now();
     assert!(log.ready().await.is_err());

@@ -123,8 +123,9 @@ impl MySqlMaster {
 
     pub(crate) async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
         self.run(|master| async move {
+            let now_s = (master.0.clock)().div_euclid(1_000);
             let mut connection = session::acquire(&master.0.pool).await?;
-            let minutes = bounded(QUERY_TIMEOUT, batch::minutes(&mut connection, window)).await;
+            let minutes = bounded(QUERY_TIMEOUT, batch::points(&mut connection, window, now_s)).await;
             Ok(session::settle(connection, minutes)?)
         })
         .await

@@ -84,7 +84,14 @@ impl SqliteMaster {
     }
 
     pub(crate) async fn minutes(&self, window: Window) -> Result<Vec<Point>, MasterError> {
-        Ok(history::points(&self.0.database.read().await?, "batch_minutes", window).await?)
+        let readers = self.0.database.read().await?;
+        let now_s = (self.0.clock)().div_euclid(1_000);
+        let read = async |window| history::points(&readers, "batch_minutes", window).await;
+        let newest = Window { limit: 1, ..Window::default() };
+        let has_future = window.ends_about(now_s)
+            && read(newest).await?.first().is_some_and(|point| point.time.timestamp() > now_s);
+        let points = read(window.at(now_s, has_future)).await?;
+        Ok(points.into_iter().map(|point| point.not_after(window.latest_s(now_s))).collect())
     }
 
     pub(crate) async fn oldest_minute(&self) -> Result<Option<Point>, MasterError> {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use backend_log::{Consumer, KafkaLog, Log, Start};
-use framework::error::Error;
+use domain::{Failure, FailureKind};
 use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::{
@@ -190,14 +190,12 @@ async fn a_full_queue_is_busy_and_an_append_that_is_away_says_that_it_is_unknown
     let mut waiting = nowhere.append("t", numbered(0..8));
     assert!((&mut waiting).now_or_never().is_none(), "it waits");
     let full = nowhere.append("t", numbered(0..3)).await.unwrap_err();
-    assert!(matches!(Error::from(full), Error::Busy(_)));
-    let unknown = Error::from(waiting.await.unwrap_err());
-    assert!(
-        matches!(&unknown, Error::Unavailable(why) if why.contains("unknown whether the log has it")),
-        "{unknown}"
-    );
+    assert_eq!(Failure::from(full).kind, FailureKind::Overloaded);
+    let unknown = Failure::from(waiting.await.unwrap_err());
+    assert_eq!(unknown.kind, FailureKind::Unavailable);
+    assert!(unknown.to_string().contains("unknown whether the log has it"), "{unknown}");
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    let away = Error::from(nowhere.ready().await.unwrap_err()).to_string();
+    let away = Failure::from(nowhere.ready().await.unwrap_err()).to_string();
     assert!(away.contains("127.0.0.1:1") && away.contains("`t`"), "{away}");
 }
 
@@ -340,8 +338,8 @@ async fn a_record_that_is_too_large_is_rejected_and_not_tried_again() {
     for (parameters, bytes) in
         [("", 1_000_001), ("message.max.bytes=1000", 1_001), ("message.max.bytes=9000000", 2_000_000)]
     {
-        let error = Error::from(topics.log(parameters).append(&topic, large(bytes)).await.unwrap_err());
-        assert_eq!(error.status(), 413, "{parameters} {error}");
+        let error = Failure::from(topics.log(parameters).append(&topic, large(bytes)).await.unwrap_err());
+        assert_eq!(error.kind, FailureKind::TooLarge, "{parameters} {error}");
     }
     topics.log("").append(&topic, large(990_000)).await.unwrap();
     topics.delete().await;

@@ -153,11 +153,20 @@ pub(super) async fn longest(connection: &mut MySqlConnection) -> Result<Option<U
     row.map(|row| Ok(User { id: uuid(&row, 0)?, name: row.try_get(1)? })).transpose()
 }
 
-/// The batch view: users per minute, newest first.
-pub(super) async fn minutes(
+/// The batch view as it is seen at `now_s`, in seconds since 1970 UTC: users per minute, newest first.
+pub(super) async fn points(
     connection: &mut MySqlConnection,
     window: Window,
+    now_s: i64,
 ) -> Result<Vec<Point>, sqlx::Error> {
+    let newest = Window { limit: 1, ..Window::default() };
+    let has_future = window.ends_about(now_s)
+        && minutes(connection, newest).await?.first().is_some_and(|point| point.time.timestamp() > now_s);
+    let points = minutes(connection, window.at(now_s, has_future)).await?;
+    Ok(points.into_iter().map(|point| point.not_after(window.latest_s(now_s))).collect())
+}
+
+async fn minutes(connection: &mut MySqlConnection, window: Window) -> Result<Vec<Point>, sqlx::Error> {
     let mut points = Vec::new();
     let mut window = window;
     while points.len() < window.limit {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use backend_master::{Master, Stored};
+use chrono::DateTime;
 use domain::{Point, User, Window};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -93,6 +94,27 @@ async fn a_wrong_clock_moves_points_and_never_counts(place: &Place) {
     assert!(history.is_sorted_by(|earlier, later| earlier.0 < later.0 && earlier.1 < later.1), "{history:?}");
     assert_eq!(master.tick(true).await.unwrap().users, times.len() as u64);
     assert_eq!(minutes(&*master).await, history);
+}
+
+async fn users_of_a_clock_that_was_ahead_are_part_of_what_is_asked_until_now(place: &Place) {
+    const NOW: i64 = 100_000_000;
+    let clock = Arc::new(AtomicI64::new(NOW + 3_600_000));
+    let master = place.master(&clock);
+    master.store(vec![user(0, "a"), user(1, "a")]).await.unwrap();
+    master.tick(false).await.unwrap();
+    clock.store(NOW, Ordering::Relaxed);
+    master.store(vec![user(2, "a")]).await.unwrap();
+    for full in [false, true] {
+        master.tick(full).await.unwrap();
+        for to in [None, Some(NOW / 1_000), Some(NOW / 1_000 + 1)] {
+            let to = to.and_then(|to| DateTime::from_timestamp(to, 0));
+            let points = master.points(Window { to, ..ALL }).await.unwrap();
+            assert_eq!(points.first().map(|point| point.user_count), Some(3), "to {to:?}: {points:?}");
+            assert!(points.iter().all(|point| point.time.timestamp_millis() <= NOW), "{points:?}");
+        }
+        let earlier = Window { to: DateTime::from_timestamp(NOW / 1_000 - 60, 0), ..ALL };
+        assert!(master.points(earlier).await.unwrap().is_empty());
+    }
 }
 
 async fn stores_and_ticks_at_once_lose_nobody(place: &Place) {
@@ -246,6 +268,7 @@ macro_rules! suite {
             before_the_first_user_there_is_no_longest_name,
             minutes_count_who_came_until_then,
             a_wrong_clock_moves_points_and_never_counts,
+            users_of_a_clock_that_was_ahead_are_part_of_what_is_asked_until_now,
             stores_and_ticks_at_once_lose_nobody,
             a_write_whose_caller_went_away_still_ends,
             callers_that_give_up_leave_nothing_behind,

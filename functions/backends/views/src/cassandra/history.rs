@@ -1,6 +1,8 @@
 //! Writes the history of the number of users: a point if the number exceeds the newest point's. A day's partition
-//! stores its newest point, and a point is written on the condition that the newest is the one that was read. So times
-//! and counts grow together, whatever others write.
+//! stores its newest point, and a point is written on the condition that the newest is the one that was read. So within
+//! a day times and counts grow together, whatever others write. Around midnight writers may write to two days; readers
+//! leave out a day's points that do not exceed the newest of the days before. `tests/models/midnight.rs` is a model of
+//! both.
 
 use std::time::Duration;
 
@@ -66,8 +68,8 @@ async fn attempt<'a>(
     (known, written)
 }
 
-/// Writes a point if the newest one has a lower count. Fails with [`CassandraError::Contended`] if another writer was
-/// faster, or has started a new day.
+/// Writes a point if the day's newest one has a lower count. Fails with [`CassandraError::Contended`] if another writer
+/// was faster.
 async fn try_once(
     keyspace: &Keyspace,
     retention: Retention,
@@ -88,11 +90,6 @@ async fn try_once(
     // Time never goes back: readers rely on times and counts growing together.
     let time = now.max(time).max(day.day * DAY);
     if write(keyspace, retention, day.day, newest, (time, total)).await? == Outcome::Lost {
-        return Err(CassandraError::Contended);
-    }
-    // If another writer has started a new day meanwhile, it may have continued from the point before this one.
-    if newest_day(keyspace).await? != Some(day.day) {
-        *known = None;
         return Err(CassandraError::Contended);
     }
     Ok(())
@@ -123,7 +120,7 @@ async fn write(
 /// Registers the day for the next point, and finds the newest point before it.
 async fn register_day(keyspace: &Keyspace, retention: Retention, today: i64) -> Result<Day, CassandraError> {
     let day = newest_day(keyspace).await?.map_or(today, |newest| newest.max(today));
-    // Register the new day before reading older ones: a writer still on an old day re-checks the list and sees it.
+    // Before a point is written: readers find points through the list of days.
     let registration = (i32::try_from(day)?, retention.ttl(2 * DAY));
     keyspace.session.execute_unpaged(&keyspace.statements.add_day, registration).await?;
     for older in days(keyspace, 0, day - 1).await? {
@@ -135,7 +132,7 @@ async fn register_day(keyspace: &Keyspace, retention: Retention, today: i64) -> 
 }
 
 /// A day's newest point. It is stored with the point itself, and so is equally durable.
-async fn newest_of(keyspace: &Keyspace, day: i64) -> Result<Option<Position>, CassandraError> {
+pub(super) async fn newest_of(keyspace: &Keyspace, day: i64) -> Result<Option<Position>, CassandraError> {
     let rows = keyspace.session.execute_unpaged(&keyspace.statements.newest, (i32::try_from(day)?,)).await?;
     let row = Rows::of(rows)?.first::<(Option<i64>, Option<i64>)>()?;
     Ok(row.and_then(|(time, count)| time.zip(count)))

@@ -1,18 +1,16 @@
 //! Reads the history backwards, day by day; a query costs what it returns. Within a day times and counts are ordered
-//! together. Two writers at midnight may leave a point that is not: it is skipped.
+//! together. Around midnight, while writers write to two days, a new day's first points may be overtaken by the old
+//! day's last ones: those that do not exceed the old day's newest count are left out, so that answers never fall.
 
 use domain::{Point, Window};
+use futures_util::try_join;
 
 use super::{
     answer::Rows,
     error::CassandraError,
-    history::{DAY, Retention, days},
+    history::{DAY, Retention, days, newest_of},
     keyspace::{Keyspace, Position},
 };
-
-/// A `to` at most this many seconds ago still means "until now", so that it includes points that a fast clock wrote
-/// into the future.
-const RECENT: i64 = 5;
 
 /// Points of the window that are kept.
 pub(super) async fn points(
@@ -26,15 +24,16 @@ pub(super) async fn points(
     if from > now {
         return Ok(Vec::new());
     }
-    let to = match window.to_s() {
-        Some(to) if to <= now && !(to >= now - RECENT && has_future(keyspace, now).await?) => to,
-        _ => i64::MAX,
-    };
+    let has_future = window.ends_about(now) && has_future(keyspace, now).await?;
+    let to = window.at(now, has_future).to_s().unwrap_or(i64::MAX);
     let below = window.below.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let above = window.above.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let mut reader = Reader { keyspace, from: (from, -1), before: (to, -1), below, points: Vec::new() };
-    for day in days(keyspace, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await? {
-        reader.skip_to_below(day).await?;
+    let mut reader =
+        Reader { keyspace, from: (from, -1), before: (to, -1), below, floor: 0, points: Vec::new() };
+    let days = days(keyspace, from.div_euclid(DAY), to.saturating_sub(1).div_euclid(DAY)).await?;
+    for (at, &day) in days.iter().enumerate() {
+        let floor = newest_count(keyspace, &days[at + 1..]);
+        (reader.floor, _) = try_join!(floor, reader.skip_to_below(day))?;
         match window.step_s {
             None => reader.read(day, window.limit).await?,
             Some(step) => reader.step(day, step, above, window.limit).await?,
@@ -45,9 +44,19 @@ pub(super) async fn points(
             break;
         }
     }
-    let latest = window.to_s().map_or(now, |to| now.min(to - 1));
+    let latest = window.latest_s(now);
     let within = reader.points.into_iter().filter(|(_, count)| *count > above).take(window.limit);
     within.map(|position| point(position, latest)).collect()
+}
+
+/// The newest count of some days, newest first; 0 if they have no point.
+async fn newest_count(keyspace: &Keyspace, days: &[i64]) -> Result<i64, CassandraError> {
+    for &day in days {
+        if let Some((_, count)) = newest_of(keyspace, day).await? {
+            return Ok(count);
+        }
+    }
+    Ok(0)
 }
 
 /// The oldest point that is kept.
@@ -89,6 +98,8 @@ struct Reader<'a> {
     before: Position,
     /// Only counts below this one; those of points that are kept are, too.
     below: i64,
+    /// Only counts above this one: the newest of the days before.
+    floor: i64,
     points: Vec<Position>,
 }
 
@@ -141,7 +152,7 @@ impl Reader<'_> {
             let Some(point) = self.fetch_page(day, self.before, 1).await?.pop() else { return Ok(()) };
             self.before = (point.0 - point.0.rem_euclid(step), -1);
             self.keep(point);
-            if point.1 <= above {
+            if point.1 <= above.max(self.floor) {
                 return Ok(());
             }
         }
@@ -149,7 +160,7 @@ impl Reader<'_> {
     }
 
     fn keep(&mut self, point: Position) {
-        if point.1 < self.below {
+        if point.1 < self.below && point.1 > self.floor {
             self.below = point.1;
             self.points.push(point);
         }
@@ -159,6 +170,5 @@ impl Reader<'_> {
 /// A point is named after its position, so its id needs no column. Its time is capped at `latest`, whatever clock wrote
 /// it.
 fn point((time, count): Position, latest: i64) -> Result<Point, CassandraError> {
-    let id = Point::speed(time, count)?.id;
-    Ok(Point::new(id, time.min(latest), count)?)
+    Ok(Point::speed(time, count)?.not_after(latest))
 }

@@ -112,6 +112,29 @@ async fn another_number_of_shards_than_the_keyspace_has_is_refused() {
     keyspace.drop().await;
 }
 
+/// Seconds of a day.
+const DAY: i64 = 24 * 60 * 60;
+
+#[tokio::test]
+async fn a_writer_that_is_still_in_the_old_day_makes_no_answer_fall() {
+    let keyspace = Keyspace::new();
+    let (yesterday, today) = (keyspace.views_by(|| DAY - 1), keyspace.views_by(|| DAY + 1));
+    let mut total = 0;
+    let mut expected = Vec::new();
+    for (writer, new) in [(&yesterday, 3), (&today, 1), (&yesterday, 2), (&yesterday, 1), (&today, 1)] {
+        writer.count(ids(new)).await.unwrap();
+        total += new as u64;
+        expected.insert(0, total);
+        let counts = counts(&today.points(ALL).await.unwrap());
+        assert_eq!(counts.first(), Some(&total), "{counts:?}");
+        assert!(counts.is_sorted_by(|a, b| a > b), "{counts:?}");
+    }
+    // The point that the new day began with was overtaken by the old day's.
+    expected.retain(|count| *count != 4);
+    assert_eq!(counts(&today.points(ALL).await.unwrap()), expected);
+    keyspace.drop().await;
+}
+
 #[tokio::test]
 async fn the_newest_point_goes_with_the_retention_and_comes_back_with_the_next_event() {
     let keyspace = Keyspace::new();

@@ -1,0 +1,246 @@
+//! A disk in memory that keeps apart what was synced. When the power goes, what was not synced is lost in part: each
+//! sector by itself, and of each directory's changes the last ones.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+};
+
+use rand::{RngExt, rngs::StdRng};
+
+/// The unit that a disk writes whole or not at all, bytes.
+const SECTOR: usize = 512;
+/// The root folder's number.
+pub const ROOT: u64 = 1;
+
+/// The whole disk.
+pub struct Disk {
+    nodes: BTreeMap<u64, Node>,
+    next: u64,
+    /// From the moment of the cut on, nothing is read or written.
+    pub is_off: bool,
+    /// What fails, and how often still.
+    pub fault: Option<(Operation, u32)>,
+}
+
+/// What can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Open,
+    Write,
+    Sync,
+}
+
+/// A file or a folder.
+pub enum Node {
+    File(File),
+    Folder(Folder),
+}
+
+/// A file as programs see it, and as the disk has it.
+#[derive(Default)]
+pub struct File {
+    pub live: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+enum Change {
+    Write { from: usize, data: Vec<u8> },
+    Truncate(usize),
+}
+
+/// A folder as programs see it, and as the disk has it.
+#[derive(Default)]
+pub struct Folder {
+    pub live: BTreeMap<OsString, u64>,
+    durable: BTreeMap<OsString, u64>,
+    pending: Vec<Entries>,
+}
+
+/// Entries that are added and removed at once.
+struct Entries {
+    added: Vec<(OsString, u64)>,
+    removed: Vec<OsString>,
+}
+
+impl Disk {
+    pub fn new() -> Self {
+        let nodes = BTreeMap::from([(ROOT, Node::Folder(Folder::default()))]);
+        Self { nodes, next: ROOT + 1, is_off: false, fault: None }
+    }
+
+    pub fn node(&self, number: u64) -> Option<&Node> {
+        self.nodes.get(&number)
+    }
+
+    pub fn file(&mut self, number: u64) -> Option<&mut File> {
+        match self.nodes.get_mut(&number)? {
+            Node::File(file) => Some(file),
+            Node::Folder(_) => None,
+        }
+    }
+
+    pub fn folder(&mut self, number: u64) -> Option<&mut Folder> {
+        match self.nodes.get_mut(&number)? {
+            Node::Folder(folder) => Some(folder),
+            Node::File(_) => None,
+        }
+    }
+
+    /// Whether an operation is to fail now.
+    pub fn fails(&mut self, operation: Operation) -> bool {
+        match &mut self.fault {
+            Some((failing, left)) if *failing == operation && *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn add(&mut self, parent: u64, name: &OsStr, node: Node) -> Option<u64> {
+        let number = self.next;
+        self.folder(parent)?.change(vec![(name.to_owned(), number)], Vec::new());
+        self.nodes.insert(number, node);
+        self.next += 1;
+        Some(number)
+    }
+
+    /// The node stays until the next cut, because it may be open.
+    pub fn remove(&mut self, parent: u64, name: &OsStr) -> Option<()> {
+        self.folder(parent)?.change(Vec::new(), vec![name.to_owned()]);
+        Some(())
+    }
+
+    pub fn rename(&mut self, from: (u64, &OsStr), to: (u64, &OsStr)) -> Option<()> {
+        let number = *self.folder(from.0)?.live.get(from.1)?;
+        let (added, removed) = (vec![(to.1.to_owned(), number)], vec![from.1.to_owned()]);
+        if from.0 == to.0 {
+            self.folder(from.0)?.change(added, removed);
+        } else {
+            self.folder(to.0)?.change(added, Vec::new());
+            self.folder(from.0)?.change(Vec::new(), removed);
+        }
+        Some(())
+    }
+
+    /// The power was cut: what was not synced is on the disk in part.
+    pub fn lose(&mut self, random: &mut StdRng) {
+        // Some disks keep nothing, others nearly everything.
+        let kept = [0.0, 0.5, 0.9, 1.0][random.random_range(0..4)];
+        for node in self.nodes.values_mut() {
+            match node {
+                Node::File(file) => file.lose(kept, random),
+                Node::Folder(folder) => folder.lose(random),
+            }
+        }
+        let mut reachable = BTreeSet::from([ROOT]);
+        let mut folders = vec![ROOT];
+        while let Some(Node::Folder(folder)) = folders.pop().and_then(|number| self.nodes.get(&number)) {
+            for number in folder.live.values().filter(|number| self.nodes.contains_key(number)) {
+                if reachable.insert(*number) && matches!(self.nodes[number], Node::Folder(_)) {
+                    folders.push(*number);
+                }
+            }
+        }
+        self.nodes.retain(|number, _| reachable.contains(number));
+        (self.is_off, self.fault) = (false, None);
+    }
+}
+
+impl File {
+    pub fn write(&mut self, from: usize, data: &[u8]) {
+        let change = Change::Write { from, data: data.to_vec() };
+        change.apply(&mut self.live);
+        self.pending.push(change);
+    }
+
+    pub fn truncate(&mut self, length: usize) {
+        let change = Change::Truncate(length);
+        change.apply(&mut self.live);
+        self.pending.push(change);
+    }
+
+    pub fn sync(&mut self) {
+        for change in self.pending.drain(..) {
+            change.apply(&mut self.durable);
+        }
+    }
+
+    /// A sync that failed: Linux does not write those pages again, unless they change.
+    pub fn fail_to_sync(&mut self) {
+        self.pending.clear();
+    }
+
+    fn lose(&mut self, kept: f64, random: &mut StdRng) {
+        for change in self.pending.drain(..) {
+            match change {
+                Change::Write { from, data } => {
+                    let mut at = 0;
+                    while at < data.len() {
+                        let end = data.len().min(at + SECTOR - (from + at) % SECTOR);
+                        if random.random_bool(kept) {
+                            let data = data[at..end].to_vec();
+                            Change::Write { from: from + at, data }.apply(&mut self.durable);
+                        }
+                        at = end;
+                    }
+                }
+                truncate => {
+                    if random.random_bool(kept) {
+                        truncate.apply(&mut self.durable);
+                    }
+                }
+            }
+        }
+        self.live.clone_from(&self.durable);
+    }
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write { from, data } => {
+                let end = from + data.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[*from..end].copy_from_slice(data);
+            }
+            Self::Truncate(length) => bytes.resize(*length, 0),
+        }
+    }
+}
+
+impl Folder {
+    fn change(&mut self, added: Vec<(OsString, u64)>, removed: Vec<OsString>) {
+        let entries = Entries { added, removed };
+        entries.apply(&mut self.live);
+        self.pending.push(entries);
+    }
+
+    pub fn sync(&mut self) {
+        for entries in self.pending.drain(..) {
+            entries.apply(&mut self.durable);
+        }
+    }
+
+    /// File systems keep the order of a folder's changes.
+    fn lose(&mut self, random: &mut StdRng) {
+        let kept = random.random_range(0..=self.pending.len());
+        for entries in self.pending.drain(..).take(kept) {
+            entries.apply(&mut self.durable);
+        }
+        self.live.clone_from(&self.durable);
+    }
+}
+
+impl Entries {
+    fn apply(&self, folder: &mut BTreeMap<OsString, u64>) {
+        for name in &self.removed {
+            folder.remove(name);
+        }
+        folder.extend(self.added.iter().cloned());
+    }
+}
