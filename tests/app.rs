@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::place::Place;
+use crate::stores::Stores;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lambda-architecture");
@@ -38,7 +38,7 @@ pub struct Options {
 pub struct App {
     pub address: SocketAddr,
     pub data: TempDir,
-    pub place: Place,
+    pub stores: Stores,
     options: Options,
     args: Vec<String>,
     runtime: Child,
@@ -48,34 +48,34 @@ pub struct App {
 impl App {
     /// Starts the system on nothing.
     pub async fn start() -> Self {
-        match Place::new() {
+        match Stores::new() {
             // As people do, with what is found in the project's folder.
-            Place::Embedded => {
-                Self::run(Place::Embedded, tempfile::tempdir().unwrap(), Options::default(), Vec::new())
+            Stores::Embedded => {
+                Self::run(Stores::Embedded, tempfile::tempdir().unwrap(), Options::default(), Vec::new())
             }
             services => Self::start_with(services, |_, manifest| manifest).await,
         }
     }
 
     /// Starts the system somewhere, with `change` done to each of its manifests, which are given by path and text.
-    pub async fn start_with(place: Place, change: impl Fn(&str, String) -> String) -> Self {
-        Self::start_as(place, Options::default(), change).await
+    pub async fn start_with(stores: Stores, change: impl Fn(&str, String) -> String) -> Self {
+        Self::start_as(stores, Options::default(), change).await
     }
 
     /// Starts the system with options; `change` as in `start_with`.
-    pub async fn start_as(place: Place, options: Options, change: impl Fn(&str, String) -> String) -> Self {
+    pub async fn start_as(stores: Stores, options: Options, change: impl Fn(&str, String) -> String) -> Self {
         let parent = options.parent.clone().unwrap_or_else(std::env::temp_dir);
         let data = tempfile::tempdir_in(parent).unwrap();
         let manifests = data.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
-        let files = place.manifests(&manifests, change);
+        let files = stores.manifests(&manifests, change);
         let paths = files.iter().map(|file| file.to_str().unwrap().to_owned());
-        Self::run(place, data, options, std::iter::once("--manifests".to_owned()).chain(paths).collect())
+        Self::run(stores, data, options, std::iter::once("--manifests".to_owned()).chain(paths).collect())
     }
 
-    fn run(place: Place, data: TempDir, options: Options, args: Vec<String>) -> Self {
-        let (runtime, address) = spawn(&place, data.path(), &options, &args);
-        Self { address, data, place, options, args, runtime, client: Client::new(address) }
+    fn run(stores: Stores, data: TempDir, options: Options, args: Vec<String>) -> Self {
+        let (runtime, address) = spawn(&stores, data.path(), &options, &args);
+        Self { address, data, stores, options, args, runtime, client: Client::new(address) }
     }
 
     /// SIGKILLs the runtime and starts it again on the same data.
@@ -87,7 +87,7 @@ impl App {
 
     /// Starts the runtime again, which has ended.
     pub fn restart(&mut self) {
-        (self.runtime, self.address) = spawn(&self.place, self.data.path(), &self.options, &self.args);
+        (self.runtime, self.address) = spawn(&self.stores, self.data.path(), &self.options, &self.args);
         self.client = Client::new(self.address);
     }
 
@@ -117,7 +117,7 @@ impl App {
     /// Runs the program with a subcommand on the same data and address.
     pub fn command(&self, args: &[&str]) -> Output {
         let listen = self.address.to_string();
-        program(&self.place, self.data.path(), &listen).args(args).args(&self.args).output().unwrap()
+        program(&self.stores, self.data.path(), &listen).args(args).args(&self.args).output().unwrap()
     }
 
     /// Sends a request whose URI is a path.
@@ -283,10 +283,10 @@ pub fn signal(pid: u32, signal: Signal) {
 }
 
 /// The program on a folder and an address, from the project's root.
-pub fn program(place: &Place, data: &Path, listen: &str) -> Command {
+pub fn program(stores: &Stores, data: &Path, listen: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--listen").arg(listen).arg("--data").arg(data);
-    place.configure(&mut command);
+    stores.configure(&mut command);
     command
 }
 
@@ -306,8 +306,8 @@ fn limited(command: Command, files: u32) -> Command {
 }
 
 /// Starts the runtime and reads from its first lines where it listens.
-fn spawn(place: &Place, data: &Path, options: &Options, args: &[String]) -> (Child, SocketAddr) {
-    let mut command = program(place, data, "127.0.0.1:0");
+fn spawn(stores: &Stores, data: &Path, options: &Options, args: &[String]) -> (Child, SocketAddr) {
+    let mut command = program(stores, data, "127.0.0.1:0");
     if let Some(files) = options.open_files {
         command = limited(command, files);
     }

@@ -2,12 +2,12 @@
 
 use uuid::Uuid;
 
-use crate::{app::App, place::Place};
+use crate::{app::App, stores::Stores};
 
 #[tokio::test]
 async fn nothing_runs_until_something_calls_and_nothing_afterwards() {
     // The project's own manifests, with a shorter window than a minute.
-    let mut app = App::start_with(Place::new(), |path, manifest| {
+    let mut app = App::start_with(Stores::new(), |path, manifest| {
         let anchor = "autoscaling.knative.dev/min-scale: \"0\"";
         assert_eq!(manifest.contains(anchor), path.starts_with("functions/"), "{manifest}");
         if manifest.contains("autoscaling.knative.dev/window") {

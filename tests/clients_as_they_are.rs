@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     app::{App, DEADLINE, Options},
-    place::Place,
+    stores::Stores,
     wire::{self, Answer, ask, ask_half_closed, request},
 };
 
@@ -339,7 +339,7 @@ fn raise_own_limit() {
 async fn silent_connections_keep_nobody_out_and_are_closed() {
     raise_own_limit();
     let options = Options { open_files: Some(1024), ..Options::default() };
-    let mut app = App::start_as(Place::Embedded, options, |_, manifest| manifest).await;
+    let mut app = App::start_as(Stores::Embedded, options, |_, manifest| manifest).await;
     app.post_user(Uuid::new_v4(), "warm").await;
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     app::{App, Options},
     not_run::{Lacks, not_run},
-    place::Place,
+    stores::Stores,
 };
 
 /// The library that fakes the clock of programs with threads.
@@ -68,7 +68,7 @@ impl Clock {
 
     /// A system on this clock whose batch layer is called every other second.
     async fn start(&self) -> App {
-        App::start_as(Place::Embedded, self.options(), |path, manifest| {
+        App::start_as(Stores::Embedded, self.options(), |path, manifest| {
             if path != "eventing/minute-to-batch.yaml" {
                 return manifest;
             }
@@ -97,7 +97,7 @@ async fn ticks_go_on_when_the_clock_is_set_back_or_forth() {
         app.post_user(id, &format!("at {seconds}")).await;
         app.settle().await;
         assert_eq!(app.user_count().await, users as u64 + 1, "at {seconds} s");
-        assert!(app.place.stored(app.data.path()).await.contains(&id), "at {seconds} s");
+        assert!(app.stores.stored(app.data.path()).await.contains(&id), "at {seconds} s");
     }
     let points = app.analytics().await["userCount"].as_array().unwrap().clone();
     let counts: Vec<_> = points.iter().map(|point| point["userCount"].as_u64().unwrap()).collect();

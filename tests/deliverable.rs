@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    place::Place,
+    stores::Stores,
     wire::{self, Answer},
 };
 
@@ -186,7 +186,7 @@ async fn every_acknowledged_event_arrives_or_ends_in_the_dead_letter() {
     app.post_user(behind, "behind them").await;
     app.settle().await;
     let (stored, counted) =
-        (app.place.stored(app.data.path()).await, app.place.counted(app.data.path()).await);
+        (app.stores.stored(app.data.path()).await, app.stores.counted(app.data.path()).await);
     assert!(stored.contains(&behind) && counted.contains(&behind), "something is stuck");
     let dead = in_dead_letters(&app.dead_letters());
     for Case { what, id, .. } in &acknowledged {
@@ -198,8 +198,8 @@ async fn every_acknowledged_event_arrives_or_ends_in_the_dead_letter() {
     let again = Uuid::new_v4();
     app.post_user(again, "after a restart").await;
     app.settle().await;
-    assert!(app.place.stored(app.data.path()).await.contains(&again));
-    assert!(app.place.counted(app.data.path()).await.contains(&again));
+    assert!(app.stores.stored(app.data.path()).await.contains(&again));
+    assert!(app.stores.counted(app.data.path()).await.contains(&again));
 }
 
 #[tokio::test]
@@ -223,9 +223,9 @@ async fn attributes_reach_the_log_as_they_were_meant() {
 
 /// The log's URL and the topic of users.
 fn log(app: &App) -> (std::sync::Arc<dyn backend_log::Log>, String) {
-    let url = match &app.place {
-        Place::Embedded => format!("sqlite:{}", app.data.path().join("log.db").display()),
-        Place::Services(services) => services.log_url(),
+    let url = match &app.stores {
+        Stores::Embedded => format!("sqlite:{}", app.data.path().join("log.db").display()),
+        Stores::Services(services) => services.log_url(),
     };
     (backend_log::open(&url).unwrap(), backend_log::topic(&url))
 }

@@ -16,8 +16,8 @@ use crate::{
     app::{App, DEADLINE, Options, signal},
     function::{Function, ask_until_ready},
     not_run::{Lacks, not_run},
-    place::{Place, Services},
-    proxy::{Proxy, master_url_at, mysql_server},
+    proxy::Proxy,
+    stores::{Services, Stores, master_url_at, mysql_server},
     wire,
 };
 
@@ -48,7 +48,7 @@ async fn a_full_disk_refuses_users_and_takes_them_again_once_there_is_room() {
     let disk = getuid().is_root().then(|| SmallDisk::mount(folder.path(), 24)).flatten();
     let Some(disk) = disk else { return not_run(Lacks::Root, "a small disk can only be mounted by root") };
     let options = Options { parent: Some(disk.0.clone()), ..Options::default() };
-    let mut app = App::start_as(Place::Embedded, options, |_, manifest| manifest).await;
+    let mut app = App::start_as(Stores::Embedded, options, |_, manifest| manifest).await;
     let mut users = vec![Uuid::new_v4()];
     app.post_user(users[0], "full").await;
     app.settle().await;
@@ -217,8 +217,8 @@ pub async fn users(services: &Services) -> i64 {
 
 #[tokio::test]
 async fn a_store_that_is_stopped_in_its_transaction_holds_up_others_for_seconds_only() {
-    let place = Place::new();
-    let Place::Services(services) = &place else {
+    let stores = Stores::new();
+    let Stores::Services(services) = &stores else {
         return not_run(Lacks::Services, "there are no services here");
     };
     let folder = tempfile::tempdir().unwrap();
@@ -238,8 +238,8 @@ async fn a_store_that_is_stopped_in_its_transaction_holds_up_others_for_seconds_
 
 #[tokio::test]
 async fn a_store_whose_session_is_killed_before_its_commit_stores_once() {
-    let place = Place::new();
-    let Place::Services(services) = &place else { return eprintln!("not run: there are no services here") };
+    let stores = Stores::new();
+    let Stores::Services(services) = &stores else { return eprintln!("not run: there are no services here") };
     let folder = tempfile::tempdir().unwrap();
     let store = Function::start("store", folder.path(), &[("MASTER_URL", services.master_url())]);
     ask_until_ready(store.address, "/readyz").await;
@@ -260,8 +260,8 @@ async fn a_store_whose_session_is_killed_before_its_commit_stores_once() {
 
 #[tokio::test]
 async fn a_store_whose_network_is_cut_holds_up_others_for_seconds_only() {
-    let place = Place::new();
-    let Place::Services(services) = &place else {
+    let stores = Stores::new();
+    let Stores::Services(services) = &stores else {
         return not_run(Lacks::Services, "there are no services here");
     };
     let folder = tempfile::tempdir().unwrap();
@@ -284,8 +284,8 @@ async fn a_store_whose_network_is_cut_holds_up_others_for_seconds_only() {
 
 #[tokio::test]
 async fn a_count_whose_network_is_cut_holds_up_nobody_and_comes_back() {
-    let place = Place::new();
-    let Place::Services(services) = &place else {
+    let stores = Stores::new();
+    let Stores::Services(services) = &stores else {
         return not_run(Lacks::Services, "there are no services here");
     };
     let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     function::{Function, ask_until_ready},
-    place::{Place, Services},
+    stores::{Services, Stores},
     wire,
 };
 
@@ -76,7 +76,7 @@ async fn clients_that_hang_up_on_every_route_leave_nothing_behind() {
         let waits = async |app: &mut App| app.function(function).await["queued"] == 0;
         app.eventually("no request waits", waits).await;
     }
-    if let Place::Services(services) = &app.place {
+    if let Stores::Services(services) = &app.stores {
         let services = services.clone();
         leaves_no_lock(&services).await;
         // Whoever starts now need not wait for those that were asked before.
@@ -126,11 +126,11 @@ async fn leaves_no_lock(services: &Services) {
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_created_whole_although_whoever_asked_first_hangs_up() {
     for patience in PATIENCE_MS {
-        let place = Place::new();
+        let stores = Stores::new();
         let folder = tempfile::tempdir().unwrap();
-        let variables = match &place {
-            Place::Services(services) => urls(services).to_vec(),
-            Place::Embedded => Vec::new(),
+        let variables = match &stores {
+            Stores::Services(services) => urls(services).to_vec(),
+            Stores::Embedded => Vec::new(),
         };
         let functions = ["ingest", "count", "store", "batch", "analytics"]
             .map(|name| Function::start(name, folder.path(), &variables));
@@ -145,7 +145,7 @@ async fn tables_are_created_whole_although_whoever_asked_first_hangs_up() {
             let took = ask_until_ready(function.address, "/readyz").await;
             assert!(took < READY_TIMEOUT, "after {patience} ms: ready after {took:?}");
         }
-        if let Place::Services(services) = &place {
+        if let Stores::Services(services) = &stores {
             leaves_no_lock(services).await;
         }
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     app::{App, DEADLINE, runs, signal},
-    place::Place,
+    stores::Stores,
     wire,
 };
 
@@ -73,7 +73,7 @@ async fn users_go_on_while_the_replicas_behind_the_log_hang() {
 
 #[tokio::test]
 async fn a_function_that_never_starts_tells_why_in_one_place() {
-    let mut app = App::start_with(Place::Embedded, |path, manifest| {
+    let mut app = App::start_with(Stores::Embedded, |path, manifest| {
         if path != "functions/count/service.yaml" {
             return manifest;
         }
@@ -119,7 +119,7 @@ async fn killing_ingest_in_the_middle_of_batches_loses_and_doubles_nothing() {
     let sent: BTreeSet<_> = batches.into_iter().flatten().collect();
     assert_eq!(app.user_count().await, sent.len() as u64 + 1);
     assert_eq!(app.tick("?full=true").await["users"], sent.len() + 1);
-    assert!(app.place.stored(app.data.path()).await.is_superset(&sent));
+    assert!(app.stores.stored(app.data.path()).await.is_superset(&sent));
 }
 
 /// Posts batches until none is left; each until it is acknowledged.

@@ -65,7 +65,7 @@ async fn a_runtime_whose_data_another_one_took_ends_with_a_failure() {
 #[tokio::test]
 async fn a_second_runtime_on_the_same_data_is_refused() {
     let app = App::start().await;
-    let second = program(&app.place, app.data.path(), "127.0.0.1:0").output().unwrap();
+    let second = program(&app.stores, app.data.path(), "127.0.0.1:0").output().unwrap();
     let why = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && why.contains("--data"), "{why}");
 }

@@ -11,6 +11,8 @@ mod autoscaling;
 mod bad_disk;
 /// Requests that are wrong, and clients that misbehave.
 mod bad_input;
+/// Random kills under load.
+mod chaos;
 /// CloudEvents' own SDK of another language sends and receives.
 mod clients;
 /// What clients, proxies and attackers send that no library would.
@@ -21,14 +23,14 @@ mod clocks;
 mod deliverable;
 /// Stores that fail, vanish or fall silent, and work again.
 mod faulty_stores;
-/// Kafka's own tools beside the system.
-mod foreign;
 /// One function's process alone, and the probes that it gets.
 mod function;
 /// Clients that hang up.
 mod hangups;
 /// Replicas that hang, crash in a loop, or die in the middle of a batch.
 mod hung_replica;
+/// Kafka's own tools beside the system.
+mod interop;
 /// Start, stop, kill.
 mod lifecycle;
 /// Clients that do not give up.
@@ -41,8 +43,6 @@ mod observed;
 mod outages;
 /// What events from outside must not do to operators.
 mod outsiders;
-/// Where a system under test keeps its data.
-mod place;
 /// Power cuts, on a disk that loses what was not synced.
 mod power_loss;
 /// Each function reads its own keys and no others.
@@ -53,8 +53,8 @@ mod probes;
 mod proxy;
 /// Dead letters and replays.
 mod repair;
-/// Random kills under load.
-mod violence;
+/// Where a system under test keeps its data.
+mod stores;
 /// The first session of a newcomer.
 mod walkthrough;
 /// HTTP written byte by byte.

@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use crate::{
     app::{App, DEADLINE, runs, signal},
+    chaos::agree,
     faulty_stores::{event, send_within, users, wait_in_transaction},
     function::{Function, ask_until_ready},
     load::Load,
     not_run::{Lacks, not_run},
-    place::{Place, Services},
-    violence::agree,
+    stores::{Services, Stores},
     wire,
 };
 
@@ -58,14 +58,14 @@ fn two_replicas(path: &str, manifest: String) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_that_are_killed_or_stopped_lose_nothing_and_count_nothing_twice() {
-    let place = Place::new();
-    let Place::Services(names) = &place else {
+    let stores = Stores::new();
+    let Stores::Services(names) = &stores else {
         return not_run(Lacks::Services, "there are no services here");
     };
     let names = names.clone();
     // Two runtimes share the consumer groups, with two processes of `count` and `store` each.
-    let mut first = App::start_with(place, two_replicas).await;
-    let mut second = App::start_with(Place::Services(names.clone()), two_replicas).await;
+    let mut first = App::start_with(stores, two_replicas).await;
+    let mut second = App::start_with(Stores::Services(names.clone()), two_replicas).await;
     let mut random = rand::SeedableRng::seed_from_u64(1);
     let load = Load::new(USERS, &mut random, vec![first.address, second.address]);
     let clients = load.start();
@@ -119,12 +119,12 @@ async fn in_topic(services: &Services) -> BTreeSet<Uuid> {
 
 #[tokio::test]
 async fn what_starts_before_the_services_works_once_they_are_there() {
-    let place = Place::new();
-    if matches!(place, Place::Embedded) {
+    let stores = Stores::new();
+    if matches!(stores, Stores::Embedded) {
         return not_run(Lacks::Services, "there are no services here");
     }
     SERVICES.iter().for_each(|name| service("down", name));
-    let mut app = App::start_with(place, |_, manifest| manifest).await;
+    let mut app = App::start_with(stores, |_, manifest| manifest).await;
     for (path, missing) in [
         ("/ingress/readyz", "Kafka"),
         ("/function/count/readyz", "Cassandra"),
@@ -168,8 +168,8 @@ async fn what_starts_before_the_services_works_once_they_are_there() {
 
 #[tokio::test]
 async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
-    let place = Place::new();
-    let Place::Services(names) = &place else {
+    let stores = Stores::new();
+    let Stores::Services(names) = &stores else {
         return not_run(Lacks::Services, "there are no services here");
     };
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use hyper::Request;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{app::App, place::Place};
+use crate::{app::App, stores::Stores};
 
 /// The type of the system's own events that say that a dead letter was taken care of.
 const RESOLVED: &str = "dev.lambda-architecture.dead-letter.resolved";
@@ -23,9 +23,9 @@ fn places(list: &str) -> Vec<String> {
 
 /// Appends a record to the log, as a foreign producer does.
 async fn append(app: &App, record: Record) {
-    let url = match &app.place {
-        Place::Embedded => format!("sqlite:{}", app.data.path().join("log.db").display()),
-        Place::Services(services) => services.log_url(),
+    let url = match &app.stores {
+        Stores::Embedded => format!("sqlite:{}", app.data.path().join("log.db").display()),
+        Stores::Services(services) => services.log_url(),
     };
     backend_log::open(&url).unwrap().append(&backend_log::topic(&url), vec![record]).await.unwrap();
 }

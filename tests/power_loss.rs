@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use self::{disk::Operation, mount::Mount};
 use crate::{
     app::{App, DEADLINE, Options, signal},
+    chaos::agree,
     load::Load,
     not_run::{Lacks, not_run},
-    place::Place,
-    violence::agree,
+    stores::Stores,
 };
 
 /// Users of one run, each sent one to three times.
@@ -53,7 +53,7 @@ async fn outlast(before: Before) {
     println!("POWER_SEED={seed} POWER_CUTS={cuts}");
     let mut random = StdRng::seed_from_u64(seed);
     let options = Options { parent: Some(disk.path().to_owned()), ..Options::default() };
-    let mut app = App::start_as(Place::Embedded, options, |_, manifest| manifest).await;
+    let mut app = App::start_as(Stores::Embedded, options, |_, manifest| manifest).await;
     // What the test itself has written there is safe.
     sync(disk.path());
     let load = Load::new(USERS, &mut random, vec![app.address]);

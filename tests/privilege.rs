@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     app::{App, Options, PROGRAM},
     function::{Function, probe_until_ready},
-    place::Place,
+    stores::Stores,
 };
 
 const FUNCTIONS: [&str; 5] = ["ingest", "count", "store", "batch", "analytics"];
@@ -83,7 +83,7 @@ async fn a_store_that_no_manifest_names_lies_in_the_data_folder() {
         Some(end) => manifest[..end].to_owned(),
         None => manifest,
     };
-    let mut app = App::start_with(Place::Embedded, without_env).await;
+    let mut app = App::start_with(Stores::Embedded, without_env).await;
     app.post_user(Uuid::new_v4(), "someone").await;
     app.eventually("it is counted", async |app| app.user_count().await == 1).await;
     assert!(app.data.path().join("views.db").exists());
@@ -103,7 +103,7 @@ async fn the_runtime_gives_a_function_its_own_keys_and_no_secret_of_another() {
         [("MYSQL_PASSWORD", "geheim"), ("EVENT_TOKEN", "geheim"), ("AWS_SECRET_ACCESS_KEY", "geheim")];
     let variables = secrets.map(|(key, value)| (key, value.to_owned())).into();
     let options = Options { variables, ..Options::default() };
-    let mut app = App::start_as(Place::new(), options, |_, manifest| manifest).await;
+    let mut app = App::start_as(Stores::new(), options, |_, manifest| manifest).await;
     app.post_user(Uuid::new_v4(), "someone").await;
     app.eventually("it is counted", async |app| app.user_count().await == 1).await;
     let mut seen = BTreeSet::new();

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use crate::{
     function::{Function, ask_until_ready, probe_until_ready},
     not_run::{Lacks, not_run},
-    place::{Place, Services},
-    proxy::{Proxy, master_url_at, mysql_server},
+    proxy::Proxy,
+    stores::{Services, Stores, master_url_at, mysql_server},
     wire,
 };
 
@@ -77,12 +77,14 @@ fn urls(services: &Services, mysql: &Proxy, cassandra: &Proxy) -> [(&'static str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_replicas_get_ready_on_empty_servers_far_away() {
-    if matches!(Place::new(), Place::Embedded) {
+    if matches!(Stores::new(), Stores::Embedded) {
         return not_run(Lacks::Services, "there are no services here");
     }
     for delay in [20, 100].map(Duration::from_millis) {
-        let (alone, together) = (Place::new(), Place::new());
-        let (Place::Services(alone), Place::Services(together)) = (&alone, &together) else { unreachable!() };
+        let (alone, together) = (Stores::new(), Stores::new());
+        let (Stores::Services(alone), Stores::Services(together)) = (&alone, &together) else {
+            unreachable!()
+        };
         // Half of a round trip in each direction.
         let mysql = Proxy::start(&mysql_server(alone), delay / 2);
         let cassandra = Proxy::start(&alone.cassandra, delay / 2);

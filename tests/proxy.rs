@@ -15,8 +15,6 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::place::Services;
-
 /// Chunks that are on their way in one direction.
 const IN_FLIGHT: usize = 1_024;
 
@@ -132,16 +130,4 @@ async fn pump(
         let _ = to.shutdown().await;
     };
     tokio::join!(read, write);
-}
-
-/// The master's URL with its server reached at another `host:port`.
-pub fn master_url_at(services: &Services, server: &str) -> String {
-    services.master_url().replace(&mysql_server(services), server)
-}
-
-/// Host and port of MySQL.
-pub fn mysql_server(services: &Services) -> String {
-    let url = services.master_url();
-    let server = url.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/'));
-    server.map(|(server, _)| server.to_owned()).expect("a URL like mysql://user:password@host:port/db")
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     app::{App, program},
-    place::Place,
+    stores::Stores,
 };
 
 /// Two names for one id: the second one can never be stored.
@@ -111,7 +111,7 @@ fn a_command_that_would_send_a_remote_log_into_local_stores_is_refused() {
             &["replay", "--to", "count"],
             &["replay", "--to", "store"],
         ] {
-            let mut command = program(&Place::Embedded, data.path(), "127.0.0.1:0");
+            let mut command = program(&Stores::Embedded, data.path(), "127.0.0.1:0");
             let output = command.args(args).envs(variables.iter().copied()).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(64), "{args:?} {variables:?}: {said}");

@@ -40,7 +40,7 @@ if [ "${1:-}" = outages ]; then
 elif [ $# = 0 ]; then
   features=backend-log/services,backend-master/services,backend-views/services
   cargo test --workspace --locked --features "$features" --test contract --test paused
-  cargo test --release --locked --test system -- walkthrough bad_input repair foreign violence \
+  cargo test --release --locked --test system -- walkthrough bad_input repair interop chaos \
     hangups probes faulty_stores deliverable outsiders
   outages
 else

@@ -4,15 +4,15 @@
 
 /// Requests from many connections at once.
 mod load;
-/// Where what is measured keeps its data.
-#[path = "../place.rs"]
-mod place;
 /// Processes that are measured, and a bare server to compare with.
 mod server;
 /// The same and more on the real services.
 mod services;
 /// What is stored in which time.
 mod storage;
+/// Where what is measured keeps its data.
+#[path = "../stores.rs"]
+mod stores;
 /// What passes through the whole system.
 mod system;
 

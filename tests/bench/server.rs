@@ -19,7 +19,7 @@ use crate::{
     Figure, figure,
     load::{self, rate},
     median,
-    place::Place,
+    stores::Stores,
 };
 
 /// How long each load runs.
@@ -45,12 +45,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// A function of a place; what is embedded lies in the folder.
-    pub fn function(name: &str, place: &Place, data: &Path) -> Self {
+    /// A function on these stores; what is embedded lies in the folder.
+    pub fn function(name: &str, stores: &Stores, data: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lambda-architecture"));
         command.args(["function", name]);
-        place.configure(&mut command);
-        if matches!(place, Place::Embedded) {
+        stores.configure(&mut command);
+        if matches!(stores, Stores::Embedded) {
             for (key, file) in [("LOG_URL", "log"), ("MASTER_URL", "master"), ("VIEWS_URL", "views")] {
                 command.env(key, format!("sqlite:{}", data.join(format!("{file}.db")).display()));
             }
@@ -123,7 +123,7 @@ pub async fn start() -> Vec<Figure> {
     let data = tempfile::tempdir().unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..40 {
-        ours.push(first_answer(|| Server::function("ingest", &Place::Embedded, data.path())).await);
+        ours.push(first_answer(|| Server::function("ingest", &Stores::Embedded, data.path())).await);
         theirs.push(first_answer(Server::reference).await);
     }
     let (ours, theirs) = (median(ours), median(theirs));
@@ -154,7 +154,7 @@ pub async fn ingest() -> Vec<Figure> {
         let theirs = rate(bare.address, load::Request::User(""), connections, 201, LENGTH).await;
         drop(bare);
         let data = tempfile::tempdir().unwrap();
-        let function = Server::function("ingest", &Place::Embedded, data.path());
+        let function = Server::function("ingest", &Stores::Embedded, data.path());
         let straight = rate(function.address, load::Request::User(""), connections, 201, LENGTH).await;
         drop(function);
         let ratio = straight / theirs;

@@ -28,9 +28,10 @@ use crate::{
     Figure, figure,
     load::{self, rate},
     median,
-    place::{Place, Services},
     server::{LENGTH, Server, rss_mb},
-    storage, system,
+    storage,
+    stores::{Services, Stores},
+    system,
 };
 
 /// Events that go through each arrow.
@@ -58,11 +59,11 @@ pub async fn all(chosen: &[String]) -> Vec<Figure> {
     figures
 }
 
-/// A place of its own on the services.
-fn place() -> (Place, Arc<Services>) {
-    match Place::new() {
-        Place::Services(services) => (Place::Services(services.clone()), services),
-        Place::Embedded => panic!("start this with infra/services/test.sh bench"),
+/// Stores of its own on the services.
+fn stores() -> (Stores, Arc<Services>) {
+    match Stores::new() {
+        Stores::Services(services) => (Stores::Services(services.clone()), services),
+        Stores::Embedded => panic!("start this with infra/services/test.sh bench"),
     }
 }
 
@@ -74,14 +75,14 @@ async fn ingest() -> Vec<Figure> {
     drop(bare);
     let mut figures = Vec::new();
     for partitions in [1, 64] {
-        let (place, services) = place();
+        let (stores, services) = stores();
         create(&services, partitions).await;
         // The first load is the broker's to warm up.
         alone(&services, 64).await;
         let (kafka, _) = alone(&services, 64).await;
         let (_, one) = alone(&services, 1).await;
         let data = tempfile::tempdir().unwrap();
-        let function = Server::function("ingest", &place, data.path());
+        let function = Server::function("ingest", &stores, data.path());
         let ours = rate(function.address, load::Request::User(""), 64, 201, LENGTH).await;
         let half = median(load::times(function.address, load::Request::User(""), 201, LENGTH).await);
         let (of_hyper, of_kafka, slower) = (ours / hyper, ours / kafka, half / one);
@@ -103,7 +104,7 @@ async fn ingest() -> Vec<Figure> {
     figures
 }
 
-/// Creates the topics of the place and of rdkafka alone.
+/// Creates the topics of the stores and of rdkafka alone.
 async fn create(services: &Services, partitions: i32) {
     let admin: AdminClient<_> =
         ClientConfig::new().set("bootstrap.servers", &services.kafka).create().unwrap();
@@ -181,13 +182,13 @@ async fn arrows() -> Vec<Figure> {
 
 /// Events per second from a topic of its own through a function, each of which must have arrived.
 async fn through(function: &str) -> f64 {
-    let (place, services) = place();
+    let (stores, services) = stores();
     let data = tempfile::tempdir().unwrap();
     system::fill(&services.log_url(), &services.name, EVENTS).await;
-    let events = system::through(function, &place, data.path(), EVENTS).await;
+    let events = system::through(function, &stores, data.path(), EVENTS).await;
     let stored = match function {
-        "count" => place.counted(data.path()).await,
-        _ => place.stored(data.path()).await,
+        "count" => stores.counted(data.path()).await,
+        _ => stores.stored(data.path()).await,
     };
     assert_eq!(stored.len(), EVENTS, "not exact");
     events
@@ -195,13 +196,13 @@ async fn through(function: &str) -> f64 {
 
 /// Computing all anew, and a tick where many are stored and where more are.
 async fn batch() -> Vec<Figure> {
-    let (place, services) = place();
+    let (stores, services) = stores();
     let data = tempfile::tempdir().unwrap();
     let master = MySqlMaster::new(&services.master_url()).unwrap();
     master.ready().await.unwrap();
     let mut server = MySqlConnection::connect(&services.master_url()).await.unwrap();
     users(&mut server, 1, 1_000_000).await;
-    let function = Server::function("batch", &place, data.path());
+    let function = Server::function("batch", &stores, data.path());
     let mut client = Client::new(function.address);
     full(&mut client).await;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -276,10 +277,10 @@ async fn tick(master: &MySqlMaster) -> f64 {
 async fn analytics() -> Figure {
     let (mut rates, mut rss) = (Vec::new(), 0.0);
     for points in [100_000, 1_000] {
-        let (place, services) = place();
+        let (stores, services) = stores();
         let data = tempfile::tempdir().unwrap();
         history(&services, points).await;
-        let server = Server::function("analytics", &place, data.path());
+        let server = Server::function("analytics", &stores, data.path());
         rates.push(rate(server.address, load::Request::Analytics, 8, 200, LENGTH).await);
         rss = server.rss_mb().max(rss);
     }
@@ -317,8 +318,8 @@ fn day(time: i64) -> i32 {
 }
 
 async fn visible() -> Figure {
-    let (place, _) = place();
-    let (half, most) = system::until_seen(&place).await;
+    let (stores, _) = stores();
+    let (half, most) = system::until_seen(&stores).await;
     let measured = format!("p50 {half:.1} ms, p99 {most:.1} ms of 1,000");
     let reached = half <= 50.0 && most <= 250.0;
     figure("POST → visible in analytics", measured, "–".into(), "p50 ≤ 50 ms, p99 ≤ 250 ms", reached)

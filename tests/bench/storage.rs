@@ -14,8 +14,8 @@ use crate::{
     Figure, figure,
     load::{Request, rate},
     median,
-    place::Place,
     server::Server,
+    stores::Stores,
 };
 
 /// Rows of a transaction of the reference.
@@ -97,7 +97,7 @@ pub async fn analytics() -> Figure {
         let fill = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?)
             INSERT INTO history (user_count, id, time) SELECT n, randomblob(16), 1600000000 + n FROM n";
         sqlx::query(fill).bind(points).execute(&mut database).await.unwrap();
-        let server = Server::function("analytics", &Place::Embedded, data.path());
+        let server = Server::function("analytics", &Stores::Embedded, data.path());
         rates.push(rate(server.address, Request::Analytics, 8, 200, Duration::from_secs(4)).await);
         rss = server.rss_mb().max(rss);
     }

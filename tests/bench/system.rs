@@ -17,9 +17,9 @@ use crate::{
     Figure, figure,
     load::{self, rate},
     median,
-    place::Place,
     server::{Process, rss_mb},
     storage,
+    stores::Stores,
 };
 
 /// Events that go through each arrow.
@@ -32,12 +32,12 @@ pub struct System {
 }
 
 impl System {
-    /// The system of a place with these of its manifests, or with all.
-    pub fn start(place: &Place, data: &Path, manifests: &[&str]) -> Self {
+    /// The system of a stores with these of its manifests, or with all.
+    pub fn start(stores: &Stores, data: &Path, manifests: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lambda-architecture"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
-        place.configure(&mut command);
-        let files = place.manifests(data, |_, manifest| manifest);
+        stores.configure(&mut command);
+        let files = stores.manifests(data, |_, manifest| manifest);
         let wanted = |file: &&PathBuf| {
             let name = file.file_name().unwrap().to_string_lossy();
             manifests.is_empty() || manifests.iter().any(|path| name == path.replace('/', "-"))
@@ -69,7 +69,7 @@ pub async fn first_request() -> Figure {
     let mut times = Vec::new();
     for n in 0..15 {
         let data = tempfile::tempdir().unwrap();
-        let system = System::start(&Place::Embedded, data.path(), &[]);
+        let system = System::start(&Stores::Embedded, data.path(), &[]);
         let mut client = Client::new(system.address);
         client.get("/status").await.unwrap();
         let started = Instant::now();
@@ -92,7 +92,7 @@ pub async fn first_request() -> Figure {
 pub async fn gateway_rate(connections: usize, length: Duration) -> f64 {
     let data = tempfile::tempdir().unwrap();
     // Without arrows, as straight to ingest: nobody reads the log meanwhile.
-    let system = System::start(&Place::Embedded, data.path(), &["functions/ingest/service.yaml"]);
+    let system = System::start(&Stores::Embedded, data.path(), &["functions/ingest/service.yaml"]);
     rate(system.address, load::Request::User("/ingress"), connections, 201, length).await
 }
 
@@ -104,7 +104,7 @@ pub async fn arrows() -> Vec<Figure> {
         let data = tempfile::tempdir().unwrap();
         let log = format!("sqlite:{}", data.path().join("log.db").display());
         fill(&log, "user", EVENTS).await;
-        let events = through(function, &Place::Embedded, data.path(), EVENTS).await;
+        let events = through(function, &Stores::Embedded, data.path(), EVENTS).await;
         assert_eq!(storage::stored(function, data.path()).await, EVENTS as u64, "not exact");
         let ratio = events / rows;
         figures.push(figure(
@@ -119,11 +119,11 @@ pub async fn arrows() -> Vec<Figure> {
 }
 
 /// Events per second that go from the log through a function, the start of the system included.
-pub async fn through(function: &str, place: &Place, data: &Path, events: usize) -> f64 {
+pub async fn through(function: &str, stores: &Stores, data: &Path, events: usize) -> f64 {
     let service = format!("functions/{function}/service.yaml");
     let arrow = format!("eventing/log-to-{function}.yaml");
     let started = Instant::now();
-    let system = System::start(place, data, &[&service, &arrow, "eventing/dead-letter.yaml"]);
+    let system = System::start(stores, data, &[&service, &arrow, "eventing/dead-letter.yaml"]);
     loop {
         let status = system.json("/status").await;
         let arrow = &status["arrows"][0];
@@ -151,16 +151,16 @@ pub async fn fill(log: &str, topic: &str, users: usize) {
 
 /// From a post to its being seen, one user after the other.
 pub async fn visible() -> Figure {
-    let (half, most) = until_seen(&Place::Embedded).await;
+    let (half, most) = until_seen(&Stores::Embedded).await;
     let measured = format!("p50 {half:.1} ms, p99 {most:.1} ms of 1,000");
     let reached = half <= 30.0 && most <= 150.0;
     figure("POST → visible in analytics", measured, "–".into(), "p50 ≤ 30 ms, p99 ≤ 150 ms", reached)
 }
 
 /// Milliseconds from a post to its being seen, half and 99 % of a thousand.
-pub async fn until_seen(place: &Place) -> (f64, f64) {
+pub async fn until_seen(stores: &Stores) -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
-    let system = System::start(place, data.path(), &[]);
+    let system = System::start(stores, data.path(), &[]);
     let (mut poster, mut reader) = (Client::new(system.address), Client::new(system.address));
     let mut times = Vec::new();
     for n in 0..1_020_u64 {
@@ -191,7 +191,7 @@ pub async fn idle() -> Figure {
     let arrows =
         ["log-to-count", "log-to-store", "dead-letter"].map(|arrow| format!("eventing/{arrow}.yaml"));
     let manifests: Vec<_> = manifests.iter().chain(&arrows).map(String::as_str).collect();
-    let system = System::start(&Place::Embedded, data.path(), &manifests);
+    let system = System::start(&Stores::Embedded, data.path(), &manifests);
     let mut client = Client::new(system.address);
     for n in 0..100 {
         post(&mut client, n).await;

@@ -18,6 +18,12 @@ use uuid::Uuid;
 /// Where each implementation keeps its data during a test.
 mod place;
 
+/// A network that is slow.
+#[cfg(feature = "services")]
+#[allow(dead_code, reason = "the system tests use all of it")]
+#[path = "../../../../../tests/proxy.rs"]
+mod proxy;
+
 use place::Place;
 
 const ALL: Window = Window { from: None, to: None, above: None, below: None, step_s: None, limit: 100_000 };
@@ -338,6 +344,9 @@ async fn a_clock_that_goes_back_reopens_no_minute_of_the_embedded_master() {
     clock.store(61_000, Ordering::Relaxed);
     master.store(vec![user(2, "b")]).await.unwrap();
     master.tick(false).await.unwrap();
+    // Shown as now, since the minute is in the future.
+    assert_eq!(minutes(&*master).await, [(61, 2)]);
+    clock.store(185_000, Ordering::Relaxed);
     assert_eq!(minutes(&*master).await, [(185, 2)]);
 }
 
@@ -359,6 +368,19 @@ async fn callers_that_give_up_leave_nothing_behind(place: &Place) {
     assert_eq!(master.longest().await.unwrap(), Some(user(2, "bb")));
     assert_eq!(minutes(&*master).await, [(0, 2)]);
     place.assert_nothing_is_locked().await;
+}
+
+#[cfg(feature = "services")]
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_with_less_patience_than_a_connection_takes_get_the_tables_created() {
+    let place = Place::mysql().await;
+    let (master, _proxy) = place.far_master(Duration::from_millis(40));
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !matches!(tokio::time::timeout(Duration::from_millis(100), master.ready()).await, Ok(Ok(()))) {
+        assert!(std::time::Instant::now() < deadline, "each caller begins anew");
+    }
+    place.assert_nothing_is_locked().await;
+    place.clean().await;
 }
 
 #[cfg(feature = "services")]

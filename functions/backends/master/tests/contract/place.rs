@@ -52,13 +52,14 @@ impl Place {
 
 #[cfg(feature = "services")]
 mod mysql {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use backend_master::{Master, MySqlMaster};
     use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Transaction};
     use uuid::Uuid;
 
     use super::Place;
+    use crate::proxy::Proxy;
 
     /// A database of its own on the server that `MYSQL_SERVER` names.
     pub struct Database {
@@ -73,6 +74,16 @@ mod mysql {
             let database = Database { server, name: format!("test_{}", Uuid::new_v4().simple()) };
             database.run("CREATE DATABASE").await;
             Self::MySql(database)
+        }
+
+        /// A master that reaches the server through a network with a round trip of twice the delay.
+        pub fn far_master(&self, delay: Duration) -> (Arc<dyn Master>, Proxy) {
+            let Self::MySql(database) = self else { unreachable!("only a server is far away") };
+            let url = database.url();
+            let (server, _) = url.rsplit_once('@').unwrap().1.split_once('/').unwrap();
+            let proxy = Proxy::start(server, delay);
+            let url = url.replace(server, &proxy.address.to_string());
+            (Arc::new(MySqlMaster::new(&url).unwrap()), proxy)
         }
 
         /// Leaves what an earlier program leaves when its migration is cancelled.

@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::{
     app::App,
     not_run::{Lacks, not_run},
-    place::{Place, Services},
+    stores::{Services, Stores},
 };
 
-/// Runs kcat on the place's topic; answers what it wrote.
+/// Runs kcat on the log's topic; answers what it wrote.
 fn kcat(services: &Services, args: &[&str], input: &str) -> String {
     let mut command = Command::new("kcat");
     command.args(["-b", &services.kafka, "-t", &services.name]).args(args);
@@ -29,7 +29,7 @@ fn kcat(services: &Services, args: &[&str], input: &str) -> String {
 #[tokio::test]
 async fn what_kcat_produces_counts_as_what_ingest_does() {
     let mut app = App::start().await;
-    let Place::Services(services) = &app.place else {
+    let Stores::Services(services) = &app.stores else {
         return not_run(Lacks::Services, "there is no Kafka here");
     };
     let user = |name: &str| json!({ "id": Uuid::new_v4(), "name": name }).to_string();
@@ -57,7 +57,7 @@ async fn kcat_reads_what_ingest_wrote_as_a_cloud_event() {
     let mut app = App::start().await;
     let id = Uuid::new_v4();
     app.post_user(id, "Zoë 日本").await;
-    let Place::Services(services) = &app.place else {
+    let Stores::Services(services) = &app.stores else {
         return not_run(Lacks::Services, "there is no Kafka here");
     };
     let read = kcat(services, &["-C", "-e", "-q", "-f", "%k\t%h\t%s\n"], "");

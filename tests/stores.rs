@@ -26,7 +26,7 @@ const MANIFESTS: [&str; 9] = [
 ];
 
 /// Where a system keeps its data.
-pub enum Place {
+pub enum Stores {
     Embedded,
     Services(Arc<Services>),
 }
@@ -39,8 +39,8 @@ pub struct Services {
     pub name: String,
 }
 
-impl Place {
-    /// A new place; on the services where the environment names all three of them.
+impl Stores {
+    /// New ones; on the services where the environment names all three of them.
     pub fn new() -> Self {
         let variable = |key| std::env::var(key).ok();
         match (variable("KAFKA_BROKER"), variable("CASSANDRA_NODE"), variable("MYSQL_SERVER")) {
@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    /// The project's manifests with `change` done to each text; their topics and consumer groups are the place's own.
+    /// The project's manifests with `change` done to each text; their topics and consumer groups are the stores' own.
     pub fn manifests(&self, folder: &Path, change: impl Fn(&str, String) -> String) -> Vec<PathBuf> {
         let write = |path: &&str| {
             let mut text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
@@ -180,4 +180,16 @@ impl Drop for Services {
             let _ = admin.delete_topics(&names, &rdkafka::admin::AdminOptions::new()).await;
         });
     }
+}
+
+/// The master's URL with its server reached at another `host:port`.
+pub fn master_url_at(services: &Services, server: &str) -> String {
+    services.master_url().replace(&mysql_server(services), server)
+}
+
+/// Host and port of MySQL.
+pub fn mysql_server(services: &Services) -> String {
+    let url = services.master_url();
+    let server = url.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/'));
+    server.map(|(server, _)| server.to_owned()).expect("a URL like mysql://user:password@host:port/db")
 }

@@ -19,13 +19,13 @@ const RUNTIME_KILLS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_lose_nothing_and_count_nothing_twice() {
-    let seeds = std::env::var("VIOLENCE_SEEDS").unwrap_or_else(|_| "1".to_owned());
+    let seeds = std::env::var("CHAOS_SEEDS").unwrap_or_else(|_| "1".to_owned());
     for seed in seeds.split(',') {
-        violence(seed.trim().parse().unwrap()).await;
+        chaos(seed.trim().parse().unwrap()).await;
     }
 }
 
-async fn violence(seed: u64) {
+async fn chaos(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut app = App::start().await;
     let load = Load::new(USERS, &mut random, vec![app.address]);
@@ -69,6 +69,6 @@ pub async fn agree(app: &mut App, acknowledged: &BTreeSet<Uuid>, seed: u64) {
     assert_eq!(incremental["longestNameUser"], full["longestNameUser"], "seed {seed}");
     assert_eq!(app.stop(), Some(0), "seed {seed}");
     let data = app.data.path();
-    assert_eq!(&app.place.stored(data).await, acknowledged, "seed {seed}: master");
-    assert_eq!(&app.place.counted(data).await, acknowledged, "seed {seed}: views");
+    assert_eq!(&app.stores.stored(data).await, acknowledged, "seed {seed}: master");
+    assert_eq!(&app.stores.counted(data).await, acknowledged, "seed {seed}: views");
 }
