@@ -5,7 +5,9 @@ use uuid::Uuid;
 
 use crate::{
     app::{App, program},
+    function::{Function, ask_until_ready},
     stores::Stores,
+    wire,
 };
 
 /// Two names for one id: the second one can never be stored.
@@ -81,6 +83,64 @@ async fn replays_change_nothing_that_was_counted_or_stored() {
     assert_eq!(app.analytics().await, before);
     assert_eq!(app.tick("?full=true").await["users"], json!(50));
     assert!(!command(&app, &["dead-letters", "list"]).contains("store"));
+}
+
+/// Runs a command with variables; answers whether it succeeded, and all that it printed.
+fn command_with(app: &App, variables: &[(&str, &str)], args: &[&str]) -> (bool, String) {
+    let mut command = program(&app.stores, app.data.path(), "127.0.0.1:0");
+    let output = command.args(args).envs(variables.iter().copied()).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn a_replay_through_a_gateway_reaches_the_functions_behind_it() {
+    let mut app = App::start_with(Stores::Embedded, |_, manifest| manifest).await;
+    conflict(&mut app).await;
+    let gateway = format!("http://{}", app.address);
+    let (done, printed) = command_with(&app, &[], &["dead-letters", "replay", "--all", "--via", &gateway]);
+    assert!(!done && printed.contains("the first"), "the running store decides: {printed}");
+    assert!(command(&app, &["dead-letters", "list"]).contains("422"));
+
+    // Another system, which knows nobody yet.
+    let mut other = App::start_with(Stores::Embedded, |_, manifest| manifest).await;
+    let gateway = format!("http://{}", other.address);
+    for function in ["count", "store"] {
+        let (done, printed) = command_with(&app, &[], &["replay", "--to", function, "--via", &gateway]);
+        // The second name of the same user is refused there, too.
+        assert!(done || function == "store", "{printed}");
+    }
+    assert_eq!(other.tick("").await["users"], json!(1));
+    assert_eq!(other.user_count().await, 1);
+    assert_eq!(app.user_count().await, 1);
+}
+
+#[tokio::test]
+async fn a_replay_sends_the_event_token_and_names_it_where_it_is_missing() {
+    let mut app = App::start_with(Stores::Embedded, |_, manifest| manifest).await;
+    let id = conflict(&mut app).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Function::start("store", folder.path(), &[("EVENT_TOKEN", "s3cret".to_owned())]);
+    ask_until_ready(store.address, "/readyz").await;
+    let via = format!("http://{{function}}@{}", store.address);
+    let args = ["dead-letters", "replay", "--all", "--via", &via];
+    for wrong in [&[][..], &[("EVENT_TOKEN", "other")]] {
+        let (done, printed) = command_with(&app, wrong, &args);
+        assert!(!done && printed.contains("EVENT_TOKEN"), "{printed}");
+        assert!(command(&app, &["dead-letters", "list"]).contains("422"));
+    }
+    let (done, printed) = command_with(&app, &[("EVENT_TOKEN", "s3cret")], &args);
+    assert!(done && printed.contains("store took it"), "{printed}");
+    assert!(!printed.contains("s3cret"), "{printed}");
+    assert!(!command(&app, &["dead-letters", "list"]).contains("422"));
+    // The function took the event itself: the user's other name is a conflict there.
+    let other_name = json!({ "specversion": "1.0", "id": "1", "source": "/t", "type": "user",
+        "data": { "id": id, "name": "the third" } });
+    let headers = [("content-type", "application/cloudevents+json"), ("x-event-token", "s3cret")];
+    let request = wire::request("POST", "/", &headers, other_name.to_string().as_bytes());
+    let answer = wire::ask(store.address, &request).await.unwrap();
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(answer.problem().contains("the second"), "{answer:?}");
 }
 
 #[tokio::test]
