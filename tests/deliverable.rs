@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use event::Record;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -348,4 +349,114 @@ async fn foreign_records_end_in_the_dead_letter_and_stop_nobody() {
     app.post_user(Uuid::new_v4(), "after a restart").await;
     app.settle().await;
     assert_eq!(app.user_count().await, users + 1);
+}
+
+/// Events and records of one run each.
+const RANDOM: usize = 150;
+
+/// Pieces of which random names and values consist.
+const PIECES: [&str; 22] = [
+    "a", "Z", "0", "-", "_", " ", "%", "%0A", "%C3", "\"", "\\", "\t", "\n", "\r\n", "\0", "\u{1b}", "é",
+    "日本", "😀", "\u{fdd0}", ":", "=;,",
+];
+
+fn text(random: &mut StdRng) -> String {
+    let length = [1, 3, 12, 300, 5_000][random.random_range(0..5)];
+    (0..random.random_range(0..=length)).map(|_| PIECES[random.random_range(0..PIECES.len())]).collect()
+}
+
+/// A structured event with a user of its own, and anything as its other members.
+fn random_event(random: &mut StdRng, id: Uuid) -> Value {
+    let mut event = json!({ "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": user(id) });
+    for _ in 0..random.random_range(0..4) {
+        let known =
+            ["id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "partitionkey"];
+        let name = match random.random_range(0..3) {
+            0 => text(random),
+            1 => format!("x{}", random.random_range(0..100)),
+            _ => known[random.random_range(0..known.len())].to_owned(),
+        };
+        let times = ["2022-05-14T16:57:40Z", "9999-12-31T23:59:59-01:00", "application/json", "text/plain"];
+        event[name] = match random.random_range(0..6) {
+            0 => Value::Null,
+            1 => json!(random.random_range(i64::MIN..i64::MAX)),
+            2 => json!(random.random_bool(0.5)),
+            3 => json!(times[random.random_range(0..times.len())]),
+            _ => json!(text(random)),
+        };
+    }
+    event
+}
+
+/// A record with any headers and any value, which is a user of its own half of the time.
+fn random_record(random: &mut StdRng, id: Uuid) -> Record {
+    let known = ["ce_specversion", "ce_id", "ce_source", "ce_type", "content-type", "ce_time", "ce_subject"];
+    let values = ["1.0", "1", "/s", "t", "application/json", "application/cloudevents+json"];
+    let headers = (0..random.random_range(0..8)).map(|_| {
+        let name = match random.random_bool(0.8) {
+            true => known[random.random_range(0..known.len())].to_owned(),
+            false => text(random),
+        };
+        let value = match random.random_range(0..3) {
+            0 => text(random).into_bytes(),
+            1 => random.random_iter().take(5).collect(),
+            _ => values[random.random_range(0..values.len())].into(),
+        };
+        (name, Bytes::from(value))
+    });
+    let headers = headers.collect();
+    let value = match random.random_range(0..4) {
+        0 => None,
+        1 => Some(random.random_iter().take(40).collect()),
+        _ => Some(Bytes::from(user(id).to_string())),
+    };
+    Record { key: random.random_bool(0.5).then(|| id.as_bytes().to_vec().into()), headers, value }
+}
+
+#[tokio::test]
+async fn whatever_is_acknowledged_or_appended_is_processed_or_a_dead_letter() {
+    let seed =
+        std::env::var("DELIVERABLE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("DELIVERABLE_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut app = App::start().await;
+    let mut acknowledged = BTreeSet::new();
+    for _ in 0..RANDOM {
+        let id = Uuid::from_u128(random.random());
+        let body = random_event(&mut random, id).to_string();
+        let request = wire::request("POST", "/ingress/", &[STRUCTURED], body.as_bytes());
+        let answer = wire::ask(app.address, &request).await.unwrap();
+        match answer.status {
+            202 => drop(acknowledged.insert(id)),
+            400 | 413 | 415 => {}
+            _ => panic!("{answer:?} to {body}"),
+        }
+    }
+    assert!(acknowledged.len() > RANDOM / 10, "{} acknowledged", acknowledged.len());
+    let (log, topic) = log(&app);
+    let mut appended = BTreeSet::new();
+    for _ in 0..RANDOM {
+        let id = Uuid::from_u128(random.random());
+        appended.insert(id);
+        log.append(&topic, vec![random_record(&mut random, id)]).await.unwrap();
+    }
+    // The last one, behind all others.
+    let last = Uuid::new_v4();
+    app.post_user(last, "behind them").await;
+    acknowledged.insert(last);
+    app.settle().await;
+    let letters = app.dead_letters();
+    let data = app.data.path();
+    for (function, processed) in
+        [("store", app.stores.stored(data).await), ("count", app.stores.counted(data).await)]
+    {
+        // What ingest acknowledges is valid for every function.
+        assert!(processed.is_superset(&acknowledged), "{function} lacks an acknowledged user");
+        let foreign = processed.difference(&acknowledged).count();
+        assert!(processed.iter().all(|id| acknowledged.contains(id) || appended.contains(id)));
+        let is_its =
+            |letter: &&Value| letter["knativeerrordest"].as_str().is_some_and(|to| to.contains(function));
+        let dead = letters.iter().filter(is_its).count();
+        assert_eq!(foreign + dead, RANDOM, "{function}: {foreign} processed and {dead} dead letters");
+    }
 }

@@ -203,3 +203,45 @@ async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
     }
     assert_eq!(users(names).await, 3 + ids.len() as i64);
 }
+
+/// Stops a service's process until dropped.
+struct Stopped(&'static str);
+
+impl Stopped {
+    fn now(name: &'static str) -> Self {
+        send(name, Signal::STOP);
+        Self(name)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        send(self.0, Signal::CONT);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_on_a_server_that_hangs_gives_up_and_works_once_it_goes_on() {
+    let stores = Stores::new();
+    let Stores::Services(names) = &stores else {
+        return not_run(Lacks::Services, "there are no services here");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let function = ["store", "batch"]
+        .map(|name| Function::start(name, folder.path(), &[("MASTER_URL", names.master_url())]));
+    let [store, batch] = &function;
+    for function in &function {
+        ask_until_ready(function.address, "/readyz").await;
+    }
+    for query in ["/", "/?full=true"] {
+        send_within(store, Uuid::new_v4(), RECOVERY).await;
+        let headers = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/p"), ("ce-type", "t")];
+        let tick = wire::request("POST", query, &headers, b"");
+        let stopped = Stopped::now("mariadb");
+        let status = wire::ask_and_hang_up(batch.address, &tick, DEADLINE).await;
+        assert_eq!(status, Some(503), "{query}");
+        drop(stopped);
+        let answer = wire::ask(batch.address, &tick).await.unwrap();
+        assert_eq!((answer.status, &answer.json()["users"]), (200, &users(names).await.into()), "{answer:?}");
+    }
+}

@@ -46,7 +46,9 @@ pub(super) async fn tick(connection: &mut MySqlConnection, full: bool) -> Result
 
 /// One transaction; returns the users in the views after and before it, and how many were pending.
 async fn page(connection: &mut MySqlConnection, full: bool) -> Result<(i64, i64, i64), sqlx::Error> {
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *connection).await?;
+    // However long a recompute may take, a server that hangs already is noticed here.
+    let isolation = sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *connection);
+    bounded(QUERY_TIMEOUT, isolation).await?;
     let mut transaction = connection.begin().await?;
     // Serialises ticks. The first read after this creates the snapshot.
     let state = sqlx::query("SELECT users, longest_seq FROM batch WHERE only_row = 1 FOR UPDATE");
