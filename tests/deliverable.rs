@@ -235,7 +235,7 @@ async fn find(app: &App, id: Uuid) -> Record {
     let (log, topic) = log(app);
     let mut consumer = log.consume(&topic, None, backend_log::Start::Earliest).await.unwrap();
     loop {
-        let records = consumer.poll_now(1_000).await.unwrap().records;
+        let records = consumer.poll_now(1_000).await.unwrap();
         assert!(!records.is_empty(), "{id} is not in the log");
         let key = id.to_string().into_bytes();
         if let Some(found) = records.into_iter().find(|found| found.record.key.as_deref() == Some(&key[..])) {

@@ -106,7 +106,7 @@ async fn in_topic(services: &Services) -> BTreeSet<Uuid> {
     let mut consumer = log.consume(&services.name, None, Start::Earliest).await.unwrap();
     let mut ids = BTreeSet::new();
     loop {
-        let records = consumer.poll_now(1_000).await.unwrap().records;
+        let records = consumer.poll_now(1_000).await.unwrap();
         if records.is_empty() {
             return ids;
         }

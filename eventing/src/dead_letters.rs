@@ -230,11 +230,11 @@ impl DeadLetters {
         let mut consumer = log.consume(topic, None, Start::Earliest).await?;
         let mut letters = Self::default();
         loop {
-            let batch = consumer.poll_now(PAGE).await?;
-            if batch.records.is_empty() {
+            let records = consumer.poll_now(PAGE).await?;
+            if records.is_empty() {
                 break;
             }
-            for delivered in batch.records {
+            for delivered in records {
                 letters.take(&delivered, topic);
             }
         }

@@ -2,13 +2,12 @@
 //! dead letters. Only then its offset counts as finished.
 
 use std::{
-    collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use backend_log::{Batch, Delivered, Log};
+use backend_log::{Delivered, Log, PartitionOffsets};
 use bytes::Bytes;
 use event::Record;
 use framework::supervise::panic_message;
@@ -55,9 +54,9 @@ impl Dispatcher {
     /// Runs until it is told to stop, then lets what is under way end.
     pub(crate) async fn run(
         &self,
-        mut records: mpsc::Receiver<Batch>,
+        mut records: mpsc::Receiver<Vec<Delivered>>,
         mut revocations: mpsc::Receiver<Revocation>,
-        commits: mpsc::Sender<BTreeMap<i32, i64>>,
+        commits: mpsc::Sender<PartitionOffsets>,
     ) {
         let mut queue = Queue::new(self.source.ordering, self.source.limit);
         let mut offsets = Offsets::default();
@@ -107,9 +106,9 @@ impl Dispatcher {
         }
     }
 
-    fn begin(&self, batch: Batch, queue: &mut Queue, offsets: &mut Offsets) {
+    fn begin(&self, records: Vec<Delivered>, queue: &mut Queue, offsets: &mut Offsets) {
         let mut own = lock(&self.progress.own);
-        for delivered in batch.records {
+        for delivered in records {
             own.entry(delivered.partition).or_insert(delivered.offset);
             offsets.begin(delivered.partition, delivered.offset);
             queue.push(delivered);
@@ -128,7 +127,7 @@ impl Dispatcher {
         partitions: Option<Vec<i32>>,
         queue: &mut Queue,
         offsets: &mut Offsets,
-    ) -> BTreeMap<i32, i64> {
+    ) -> PartitionOffsets {
         let mut own = lock(&self.progress.own);
         let partitions = partitions.unwrap_or_else(|| own.keys().copied().collect());
         let next = |partition: &i32| {

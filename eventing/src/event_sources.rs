@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use backend_log::{Consumer, Log, LogError, Start};
+use backend_log::{Consumer, Log, LogError, Polled, Start};
 use framework::supervise::{TaskHealth, TaskRegistry, TaskStatus};
 use serde::Serialize;
 use tokio::{
@@ -307,9 +307,12 @@ async fn lag(
     };
     // First where the group is: what is finished meanwhile makes the lag no smaller than it was.
     let committed = consumer.committed().await?;
-    let lag = progress.lag(&consumer.kept().await?, &committed);
+    let lag = progress.lag(&consumer.watermarks().await?, &committed);
     Ok((consumer, lag))
 }
+
+/// Maximum number of dead letters per read.
+const DEAD_LETTER_PAGE: usize = 1_000;
 
 /// Follows a topic of dead letters for ever.
 async fn watch(
@@ -344,13 +347,15 @@ async fn follow(
     let mut letters = DeadLetters::default();
     let mut old = true;
     loop {
-        let mut batch = consumer.poll_now(1_000).await?;
+        let mut records = consumer.poll_now(DEAD_LETTER_PAGE).await?;
         health.recovered();
-        if batch.records.is_empty() {
+        if records.is_empty() {
             old = false;
-            batch = consumer.poll(1_000).await?;
+            // Nothing is revoked from a reader without a group.
+            let Polled::Records(new) = consumer.poll(DEAD_LETTER_PAGE).await? else { continue };
+            records = new;
         }
-        for delivered in batch.records {
+        for delivered in records {
             if let Some(letter) = letters.take(&delivered, topic).filter(|_| !old) {
                 let code = letter.code().unwrap_or("no answer");
                 let _ = news.send(format!("dead letter {}: {} said {code}", letter.id, letter.function()));

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use backend_log::PartitionOffsets;
+
 /// The offsets that were read and not committed, by partition.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
@@ -44,7 +46,7 @@ impl Offsets {
     }
 
     /// What is to be committed, when that changed since it was asked for last.
-    pub(crate) fn take_commit(&mut self) -> Option<BTreeMap<i32, i64>> {
+    pub(crate) fn take_commit(&mut self) -> Option<PartitionOffsets> {
         let changed = std::mem::take(&mut self.changed);
         changed
             .then(|| self.partitions.iter().map(|(number, partition)| (*number, partition.next())).collect())

@@ -1,8 +1,8 @@
 //! Reads a topic ahead for a source and commits for it, as a member of a group that is served whatever the source does.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use backend_log::{Batch, Consumer, Log, LogError, Start};
+use backend_log::{Consumer, Delivered, Log, LogError, PartitionOffsets, Polled, Start};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout},
@@ -31,7 +31,7 @@ pub(crate) struct Revocation {
     /// Those that others want; all when the topic is read anew.
     pub(crate) partitions: Option<Vec<i32>>,
     /// Where the offsets go that may be committed of them.
-    pub(crate) answer: oneshot::Sender<BTreeMap<i32, i64>>,
+    pub(crate) answer: oneshot::Sender<PartitionOffsets>,
 }
 
 /// Owns the consumer: reads ahead as far as there is room, serves the group, and commits what it is told.
@@ -41,7 +41,7 @@ pub(crate) struct Reader {
     progress: Arc<Progress>,
     revocations: mpsc::Sender<Revocation>,
     /// What could not be committed, as when the group is being divided anew.
-    uncommitted: Option<BTreeMap<i32, i64>>,
+    uncommitted: Option<PartitionOffsets>,
     reading: Failing,
     committing: Failing,
 }
@@ -67,8 +67,8 @@ impl Reader {
     /// Reads until whoever sends commits is gone. A consumer whose state is unknown after an error is replaced.
     pub(crate) async fn run(
         mut self,
-        records: mpsc::Sender<Batch>,
-        mut commits: mpsc::Receiver<BTreeMap<i32, i64>>,
+        records: mpsc::Sender<Vec<Delivered>>,
+        mut commits: mpsc::Receiver<PartitionOffsets>,
         stop: CancellationToken,
     ) {
         loop {
@@ -111,8 +111,8 @@ impl Reader {
     async fn read(
         &mut self,
         consumer: &mut dyn Consumer,
-        records: &mpsc::Sender<Batch>,
-        commits: &mut mpsc::Receiver<BTreeMap<i32, i64>>,
+        records: &mpsc::Sender<Vec<Delivered>>,
+        commits: &mut mpsc::Receiver<PartitionOffsets>,
         stop: &CancellationToken,
     ) -> bool {
         let mut room_timeout = ROOM_TIMEOUT;
@@ -131,16 +131,12 @@ impl Reader {
                 Some(next) = async { sleep(RETRY_BACKOFF).await; retry }, if self.uncommitted.is_some() => {
                     self.commit(consumer, next).await;
                 }
-                (batch, room) = next(consumer, records, room_timeout), if !stop.is_cancelled() => {
+                polled = next(consumer, records, room_timeout), if !stop.is_cancelled() => {
                     room_timeout = ROOM_TIMEOUT;
-                    match batch {
-                        Ok(batch) => {
+                    match polled {
+                        Ok(revoked) => {
                             self.reading.ended(&self.progress);
-                            let revoked = batch.revoked.clone();
-                            if let Some(room) = room.filter(|_| !batch.records.is_empty()) {
-                                room.send(batch);
-                            }
-                            if !revoked.is_empty() {
+                            if let Some(revoked) = revoked {
                                 self.revoke(consumer, Some(revoked)).await;
                                 // The group waits for the next poll.
                                 room_timeout = Duration::ZERO;
@@ -185,7 +181,7 @@ impl Reader {
         tracing::warn!(source, error = why, "cannot commit offsets of partitions that are given up");
     }
 
-    async fn commit(&mut self, consumer: &mut dyn Consumer, next: BTreeMap<i32, i64>) {
+    async fn commit(&mut self, consumer: &mut dyn Consumer, next: PartitionOffsets) {
         self.uncommitted = match consumer.commit(&next).await {
             Ok(()) => {
                 self.committing.ended(&self.progress);
@@ -231,33 +227,48 @@ fn recovers_by_itself(error: &LogError) -> bool {
     matches!(error, LogError::Kafka(_))
 }
 
-async fn begin(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, BTreeMap<i32, i64>), LogError> {
+async fn begin(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, PartitionOffsets), LogError> {
     log.create(&source.topic).await?;
     let mut consumer = log.consume(&source.topic, Some(&source.group), source.start).await?;
-    let mut begin = BTreeMap::new();
+    let mut begin = PartitionOffsets::default();
     if source.start == Start::Latest && consumer.committed().await?.is_empty() {
-        begin = consumer.kept().await?.into_iter().map(|(partition, kept)| (partition, kept.end)).collect();
+        let watermarks = consumer.watermarks().await?;
+        begin = watermarks.into_iter().map(|(partition, kept)| (partition, kept.end)).collect();
     }
     Ok((consumer, begin))
 }
 
-/// Waits for records while there is room for them; without room for that long takes none, but serves the group.
-async fn next<'a>(
+/// Reads records once there is room for them, and passes them on. Without room for so long, serves the group without
+/// reading. Returns the partitions that are revoked, if any. Cancel-safe: the room is had before the records.
+async fn next(
     consumer: &mut dyn Consumer,
-    records: &'a mpsc::Sender<Batch>,
+    records: &mpsc::Sender<Vec<Delivered>>,
     room_timeout: Duration,
-) -> (Result<Batch, LogError>, Option<mpsc::Permit<'a, Batch>>) {
+) -> Result<Option<Vec<i32>>, LogError> {
+    consumer.resume();
     let room = match timeout(room_timeout, records.reserve()).await {
         Ok(room) => room,
-        Err(_) => tokio::select! {
-            biased;
-            room = records.reserve() => room,
-            batch = consumer.poll(0) => return (batch, None),
-        },
+        Err(_) => {
+            consumer.pause();
+            tokio::select! {
+                biased;
+                room = records.reserve() => {
+                    consumer.resume();
+                    room
+                }
+                polled = consumer.poll(PAGE) => match polled? {
+                    Polled::Revoked(partitions) => return Ok(Some(partitions)),
+                    // A paused consumer returns none.
+                    Polled::Records(_) => return Ok(None),
+                },
+            }
+        }
     };
-    match room {
-        Ok(room) => (consumer.poll(PAGE).await, Some(room)),
-        // The dispatcher is gone, and with it soon the commits.
-        Err(_) => std::future::pending().await,
+    // The dispatcher is gone, and with it soon the commits.
+    let Ok(room) = room else { return std::future::pending().await };
+    match consumer.poll(PAGE).await? {
+        Polled::Records(read) => room.send(read),
+        Polled::Revoked(partitions) => return Ok(Some(partitions)),
     }
+    Ok(None)
 }

@@ -1,12 +1,9 @@
 //! Sends records of the log to a function once more, as its source sent them: to bring back a view that was lost.
 //! Runs beside the source itself, since functions take an event twice without harm.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    panic::AssertUnwindSafe,
-};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe};
 
-use backend_log::{Delivered, Log, LogError, Start};
+use backend_log::{Delivered, Log, LogError, PartitionOffsets, Start};
 use framework::supervise::panic_message;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::time::sleep;
@@ -54,17 +51,17 @@ pub async fn replay(
     mut done: impl FnMut(u64),
 ) -> Result<Replayed, ReplayError> {
     let mut consumer = log.consume(&source.topic, None, start).await?;
-    let kept = consumer.kept().await?;
+    let kept = consumer.watermarks().await?;
     // Partitions whose end was not seen yet: while records keep coming, there is no empty page to wait for.
     let mut ahead: BTreeSet<i32> =
         kept.iter().filter(|(_, kept)| !kept.is_empty()).map(|(partition, _)| *partition).collect();
     // The offsets after the last records that were sent.
-    let mut sent = BTreeMap::<i32, i64>::new();
+    let mut sent = PartitionOffsets::default();
     let mut replayed = Replayed::default();
     let mut failures = 0;
     loop {
         let page = match consumer.poll_now(PAGE).await {
-            Ok(batch) => batch.records,
+            Ok(page) => page,
             Err(error) if failures == READ_RETRIES => return Err(error.into()),
             Err(error) => {
                 failures += 1;

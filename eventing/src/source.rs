@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use backend_log::{Delivered, Log, LogError, Start};
+use backend_log::{Delivered, Log, LogError, PartitionOffsets, Start, Watermarks};
 use framework::supervise::{TaskHealth, supervise};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -118,16 +118,16 @@ pub struct Progress {
     /// Restarts after panics, and the last failure.
     pub health: TaskHealth,
     /// First unfinished offsets of the partitions that are read here.
-    pub(crate) own: Mutex<BTreeMap<i32, i64>>,
+    pub(crate) own: Mutex<PartitionOffsets>,
     /// Where the group began that had committed nothing.
-    pub(crate) begin: Mutex<BTreeMap<i32, i64>>,
+    pub(crate) begin: Mutex<PartitionOffsets>,
 }
 
 impl Progress {
     /// How many records are not finished, of those that are kept. Partitions that other members of the group read are
     /// where it `committed`.
     #[must_use]
-    pub fn lag(&self, kept: &BTreeMap<i32, Range<i64>>, committed: &BTreeMap<i32, i64>) -> i64 {
+    pub fn lag(&self, kept: &Watermarks, committed: &PartitionOffsets) -> i64 {
         let (own, begin) = (lock(&self.own), lock(&self.begin));
         let position = |partition| own.get(partition).or(committed.get(partition)).or(begin.get(partition));
         let lag = |(partition, kept): (_, &Range<i64>)| {
@@ -137,7 +137,7 @@ impl Progress {
     }
 }
 
-pub(crate) fn lock(offsets: &Mutex<BTreeMap<i32, i64>>) -> MutexGuard<'_, BTreeMap<i32, i64>> {
+pub(crate) fn lock(offsets: &Mutex<PartitionOffsets>) -> MutexGuard<'_, PartitionOffsets> {
     offsets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

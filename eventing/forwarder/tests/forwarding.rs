@@ -185,7 +185,7 @@ impl Forwarding {
 
     async fn dead_letters(&self) -> Vec<Delivered> {
         let mut consumer = self.log.consume("user-dead-letter", None, Start::Earliest).await.unwrap();
-        consumer.poll_now(100).await.unwrap().records
+        consumer.poll_now(100).await.unwrap()
     }
 
     async fn get(&self, path: &str) -> Response<Bytes> {

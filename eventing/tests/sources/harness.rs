@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -11,7 +10,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use backend_log::{Batch, Consumer, Delivered, Log, LogError, Start};
+use backend_log::{
+    Consumer, Delivered, Log, LogError, PartitionOffsets, Polled, Positions, Start, Watermarks,
+};
 use bytes::Bytes;
 use event::Record;
 use eventing::{
@@ -61,7 +62,7 @@ pub fn source(name: &str) -> Source {
 #[derive(Default)]
 struct State {
     topics: BTreeMap<String, Vec<Delivered>>,
-    committed: BTreeMap<i32, i64>,
+    committed: PartitionOffsets,
 }
 
 /// A log of four partitions; it forgets all when the test ends.
@@ -82,7 +83,7 @@ pub struct Memory {
     /// A partition that others want.
     wanted: Mutex<Option<i32>>,
     /// Partitions that others have, each with what was committed of it when it was given up.
-    pub given_up: Mutex<BTreeMap<i32, i64>>,
+    pub given_up: Mutex<PartitionOffsets>,
     /// How often a consumer was polled that should take nothing.
     pub rests: AtomicUsize,
 }
@@ -107,15 +108,15 @@ impl Memory {
         self.news.notify_waiters();
     }
 
-    pub fn committed(&self) -> BTreeMap<i32, i64> {
+    pub fn committed(&self) -> PartitionOffsets {
         self.state.lock().unwrap().committed.clone()
     }
 
-    pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
+    pub fn ends(&self, topic: &str) -> PartitionOffsets {
         self.records(topic).iter().map(|d| (d.partition, d.offset + 1)).collect()
     }
 
-    pub fn kept(&self, topic: &str) -> BTreeMap<i32, Range<i64>> {
+    pub fn kept(&self, topic: &str) -> Watermarks {
         self.ends(topic).into_iter().map(|(partition, end)| (partition, 0..end)).collect()
     }
 }
@@ -143,7 +144,7 @@ impl Log for Shared {
         start: Start,
     ) -> Result<Box<dyn Consumer>, LogError> {
         let next = if start == Start::Latest { self.0.records(topic).len() } else { 0 };
-        let committed = if group.is_some() { self.0.committed() } else { BTreeMap::new() };
+        let committed = if group.is_some() { self.0.committed() } else { PartitionOffsets::default() };
         let group = group.is_some();
         Ok(Box::new(Member {
             log: self.0.clone(),
@@ -152,6 +153,7 @@ impl Log for Shared {
             committed,
             next,
             leaving: None,
+            paused: false,
         }))
     }
 
@@ -164,20 +166,21 @@ struct Member {
     log: Arc<Memory>,
     topic: String,
     group: bool,
-    committed: BTreeMap<i32, i64>,
+    committed: PartitionOffsets,
     next: usize,
     leaving: Option<i32>,
+    paused: bool,
 }
 
 #[async_trait]
 impl Consumer for Member {
-    async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
+    async fn poll(&mut self, max: usize) -> Result<Polled, LogError> {
         let log = self.log.clone();
         if let Some(partition) = self.leaving.take() {
             let committed = log.committed().get(&partition).copied().unwrap_or(0);
             log.given_up.lock().unwrap().insert(partition, committed);
         }
-        if max == 0 {
+        if self.paused {
             log.rests.fetch_add(1, SeqCst);
         }
         loop {
@@ -185,19 +188,19 @@ impl Consumer for Member {
             let wanted = if self.group { log.wanted.lock().unwrap().take() } else { None };
             if let Some(partition) = wanted {
                 self.leaving = Some(partition);
-                return Ok(Batch { records: Vec::new(), revoked: vec![partition] });
+                return Ok(Polled::Revoked(vec![partition]));
             }
-            if max > 0 {
-                let batch = self.poll_now(max).await?;
-                if !batch.records.is_empty() {
-                    return Ok(batch);
+            if !self.paused {
+                let records = self.poll_now(max).await?;
+                if !records.is_empty() {
+                    return Ok(Polled::Records(records));
                 }
             }
             news.await;
         }
     }
 
-    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError> {
+    async fn poll_now(&mut self, max: usize) -> Result<Vec<Delivered>, LogError> {
         let mut records = Vec::new();
         let is_new = |d: &Delivered| self.committed.get(&d.partition).is_none_or(|next| d.offset >= *next);
         for delivered in self.log.records(&self.topic).into_iter().skip(self.next) {
@@ -216,19 +219,30 @@ impl Consumer for Member {
         }
         assert!(!(self.group && is_next(&self.log.panicking)), "the log panics");
         self.log.given.fetch_add(records.len(), SeqCst);
-        Ok(Batch { records, revoked: Vec::new() })
+        Ok(records)
     }
 
-    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
-        Ok(if self.group { self.log.committed() } else { BTreeMap::new() })
+    fn pause(&mut self) {
+        self.paused = true;
     }
 
-    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
-        self.log.state.lock().unwrap().committed.extend(next);
+    fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    async fn commit(&mut self, next: &PartitionOffsets) -> Result<(), LogError> {
+        self.log.state.lock().unwrap().committed.extend(next.iter());
         Ok(())
     }
+}
 
-    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {
+#[async_trait]
+impl Positions for Member {
+    async fn committed(&mut self) -> Result<PartitionOffsets, LogError> {
+        Ok(if self.group { self.log.committed() } else { PartitionOffsets::default() })
+    }
+
+    async fn watermarks(&mut self) -> Result<Watermarks, LogError> {
         Ok(self.log.kept(&self.topic))
     }
 }

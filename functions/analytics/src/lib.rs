@@ -47,7 +47,7 @@ pub struct Layers {
 impl State for Layers {
     async fn ready(&self) -> Result<(), Error> {
         self.speed.ready().await?;
-        Ok(self.batch.ready().await?)
+        self.batch.ready().await
     }
 }
 

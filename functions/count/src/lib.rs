@@ -58,7 +58,7 @@ impl Count {
 
 impl State for Count {
     async fn ready(&self) -> Result<(), Error> {
-        Ok(self.counter.ready().await?)
+        self.counter.ready().await
     }
 
     fn progress(&self) -> Option<Progress> {

@@ -55,7 +55,7 @@ impl Store {
 
 impl State for Store {
     async fn ready(&self) -> Result<(), Error> {
-        Ok(self.dataset.ready().await?)
+        self.dataset.ready().await
     }
 
     fn progress(&self) -> Option<Progress> {

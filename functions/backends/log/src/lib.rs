@@ -1,10 +1,11 @@
 //! The log: `ingest` appends events, and event sources read them. One implementation per URL scheme, behind `dyn Log`.
 
 mod kafka;
+mod offsets;
 mod partition;
 mod sqlite;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use connect::ConfigError;
@@ -14,6 +15,7 @@ use event::Record;
 
 pub use crate::{
     kafka::{KafkaFailure, KafkaLog},
+    offsets::{PartitionOffsets, Watermarks},
     sqlite::SqliteLog,
 };
 
@@ -55,13 +57,13 @@ pub enum Start {
 }
 
 /// The result of a `poll`.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// In offset order within each partition.
-    pub records: Vec<Delivered>,
-    /// Partitions that the next `poll` releases. Finished offsets may be committed before it; events in flight are
-    /// delivered twice. `records` contains none of theirs.
-    pub revoked: Vec<i32>,
+#[derive(Debug)]
+pub enum Polled {
+    /// In offset order within each partition; at least one.
+    Records(Vec<Delivered>),
+    /// Partitions that the next `poll` releases, because other members of the group want them. Finished offsets may be
+    /// committed before it; records that were returned and are not finished are delivered again.
+    Revoked(Vec<i32>),
 }
 
 /// An append-only log of topics, each in partitions by key.
@@ -91,21 +93,30 @@ pub trait Log: Send + Sync {
     async fn ready(&self) -> Result<(), LogError>;
 }
 
-/// A member of a consumer group.
+/// A reader of a topic: alone, or as a member of a consumer group.
 #[async_trait]
-pub trait Consumer: Send {
-    /// Waits for records and returns at most `max`. Cancel-safe. With a `max` of zero it returns none but stays a
-    /// member of the group until partitions are revoked.
-    async fn poll(&mut self, max: usize) -> Result<Batch, LogError>;
-    /// Returns at most `max` of the available records; empty once all partitions are read to their ends.
-    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError>;
-    /// Committed offsets of the group, per partition; empty without a group. Does not join it.
-    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError>;
+pub trait Consumer: Positions {
+    /// Waits for at most `max` records, or until partitions are revoked. Cancel-safe.
+    async fn poll(&mut self, max: usize) -> Result<Polled, LogError>;
+    /// Returns at most `max` of the available records; empty once all partitions are read to their ends. Releases
+    /// revoked partitions at once.
+    async fn poll_now(&mut self, max: usize) -> Result<Vec<Delivered>, LogError>;
+    /// Until `resume`, `poll` returns no records, but keeps the membership and still returns revocations.
+    fn pause(&mut self);
+    /// Ends a pause, if there is one.
+    fn resume(&mut self);
     /// Commits, per partition, the offset of the first unfinished record. Skips partitions that another member owns by
     /// now.
-    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError>;
-    /// Watermarks per partition: from the offset of the oldest record to the one after the newest.
-    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError>;
+    async fn commit(&mut self, next: &PartitionOffsets) -> Result<(), LogError>;
+}
+
+/// Where a topic and a group's reading of it stand. Asking does not join the group.
+#[async_trait]
+pub trait Positions: Send {
+    /// Committed offsets of the group; empty without a group.
+    async fn committed(&mut self) -> Result<PartitionOffsets, LogError>;
+    /// The low and high watermarks of all partitions.
+    async fn watermarks(&mut self) -> Result<Watermarks, LogError>;
 }
 
 /// Why the log is unavailable. Each variant keeps its source.

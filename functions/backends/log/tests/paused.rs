@@ -51,11 +51,11 @@ async fn all(log: &KafkaLog, topic: &str) -> Result<Vec<Bytes>, LogError> {
     let mut consumer = log.consume(topic, None, Start::Earliest).await?;
     let mut values = Vec::new();
     loop {
-        let batch = consumer.poll_now(10).await?;
-        if batch.records.is_empty() {
+        let records = consumer.poll_now(10).await?;
+        if records.is_empty() {
             return Ok(values);
         }
-        values.extend(batch.records.into_iter().filter_map(|d| d.record.value));
+        values.extend(records.into_iter().filter_map(|d| d.record.value));
     }
 }
 

@@ -4,8 +4,7 @@
 mod assignment;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::Range,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -32,7 +31,7 @@ use super::{
     rebalance::RebalanceQueue,
     url::{KafkaUrl, Side},
 };
-use crate::{Batch, Consumer, Delivered, LogError, Start};
+use crate::{Consumer, Delivered, LogError, PartitionOffsets, Polled, Positions, Start, Watermarks};
 
 /// Only committed records; partition ends are reported; offsets are stored only explicitly.
 const FIXED: &[(&str, &str)] = &[
@@ -67,7 +66,7 @@ pub(super) struct KafkaConsumer {
     group: bool,
     start: Start,
     /// Start offsets of partitions without a committed one; partitions added later start at their beginning.
-    start_offsets: BTreeMap<i32, i64>,
+    start_offsets: PartitionOffsets,
     /// Whether the first poll has happened.
     subscribed: bool,
     /// Assigned partitions, once known.
@@ -76,6 +75,8 @@ pub(super) struct KafkaConsumer {
     at_end: BTreeSet<i32>,
     /// Partitions that the last poll reported as revoked; the next poll releases them.
     revoking: Vec<i32>,
+    /// Whether no records are wanted, and whether librdkafka knows.
+    pausing: bool,
     paused: bool,
     buffer: VecDeque<Delivered>,
     /// Time of the next partition discovery.
@@ -98,11 +99,12 @@ impl KafkaConsumer {
             topic: topic.to_owned(),
             group: group.is_some(),
             start,
-            start_offsets: BTreeMap::new(),
+            start_offsets: PartitionOffsets::default(),
             subscribed: false,
             owned: None,
             at_end: BTreeSet::new(),
             revoking: Vec::new(),
+            pausing: false,
             paused: false,
             buffer: VecDeque::new(),
             next_discovery: Instant::now() + DISCOVERY_INTERVAL,
@@ -177,57 +179,75 @@ impl KafkaConsumer {
         self.owned.as_ref().is_some_and(|owned| owned.is_subset(&self.at_end))
     }
 
-    /// The next records; without `wait`, none once all ends are reached.
-    async fn next(&mut self, max: usize, wait: bool) -> Result<Batch, KafkaFailure> {
-        if let Some((code, _)) = self.client.client().fatal_error() {
-            // Permanent: the caller must open another consumer.
-            return Err(KafkaFailure::Read(KafkaError::MessageConsumptionFatal(code)));
+    /// Fails if the client can do nothing any more: the caller must open another one.
+    fn check(&self) -> Result<(), KafkaFailure> {
+        match self.client.client().fatal_error() {
+            Some((code, _)) => Err(KafkaFailure::Read(KafkaError::MessageConsumptionFatal(code))),
+            None => Ok(()),
         }
-        self.prepare(max == 0).map_err(KafkaFailure::Read)?;
+    }
+
+    /// Takes at most `max` records out of the buffer, filling it first.
+    fn buffered(&mut self, max: usize) -> Result<Vec<Delivered>, KafkaFailure> {
+        if self.paused {
+            return Ok(Vec::new());
+        }
+        self.fetch(max)?;
+        Ok(self.buffer.drain(..self.buffer.len().min(max)).collect())
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Polled, KafkaFailure> {
+        self.check()?;
+        self.prepare().map_err(KafkaFailure::Read)?;
+        loop {
+            if let Some(partitions) = self.settle().await? {
+                return Ok(Polled::Revoked(partitions));
+            }
+            let records = self.buffered(max)?;
+            if !records.is_empty() {
+                return Ok(Polled::Records(records));
+            }
+            self.wait().await?;
+        }
+    }
+
+    async fn available(&mut self, max: usize) -> Result<Vec<Delivered>, KafkaFailure> {
+        self.check()?;
         let deadline = Instant::now() + 2 * REQUEST_TIMEOUT;
         loop {
-            let revoked = self.settle().await?;
-            if revoked.is_none() {
-                self.fetch(max)?;
+            self.prepare().map_err(KafkaFailure::Read)?;
+            if self.settle().await?.is_some() {
+                continue;
             }
-            let count = self.buffer.len().min(max);
-            if count > 0 || revoked.is_some() {
-                let records = self.buffer.drain(..count).collect();
-                return Ok(Batch { records, revoked: revoked.unwrap_or_default() });
+            let records = self.buffered(max)?;
+            if !records.is_empty() || self.is_at_end() {
+                return Ok(records);
             }
-            if wait {
-                self.wait().await?;
-            } else if self.is_at_end() {
-                return Ok(Batch::default());
-            } else {
-                let silent = |_| KafkaFailure::Silent(2 * REQUEST_TIMEOUT);
-                timeout_at(deadline, self.wait()).await.map_err(silent)??;
-            }
+            let silent = |_| KafkaFailure::Silent(2 * REQUEST_TIMEOUT);
+            timeout_at(deadline, self.wait()).await.map_err(silent)??;
         }
     }
 }
 
 #[async_trait]
 impl Consumer for KafkaConsumer {
-    async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
-        Ok(self.next(max, true).await?)
+    async fn poll(&mut self, max: usize) -> Result<Polled, LogError> {
+        Ok(self.next(max).await?)
     }
 
-    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError> {
-        Ok(self.next(max, false).await?)
+    async fn poll_now(&mut self, max: usize) -> Result<Vec<Delivered>, LogError> {
+        Ok(self.available(max).await?)
     }
 
-    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
-        if !self.group {
-            return Ok(BTreeMap::new());
-        }
-        let committed = |client: &Client, topic: &str, partitions: &[i32]| {
-            offsets::committed(client, topic, partitions).map_err(KafkaFailure::Read)
-        };
-        Ok(self.ask(committed).await?)
+    fn pause(&mut self) {
+        self.pausing = true;
     }
 
-    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
+    fn resume(&mut self) {
+        self.pausing = false;
+    }
+
+    async fn commit(&mut self, next: &PartitionOffsets) -> Result<(), LogError> {
         let is_owned = |partition: &i32| self.owned.as_ref().is_some_and(|owned| owned.contains(partition));
         let ours = next.iter().filter(|(partition, _)| is_owned(partition));
         let offsets = list(&self.topic, ours.map(|(partition, next)| (*partition, Offset::Offset(*next))))
@@ -241,11 +261,24 @@ impl Consumer for KafkaConsumer {
         // The reader must go on serving the group when the coordinator is away.
         Ok(timeout(REQUEST_TIMEOUT, commit).await.map_err(|_| KafkaFailure::Silent(REQUEST_TIMEOUT))??)
     }
+}
 
-    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {
-        let kept = |client: &Client, topic: &str, partitions: &[i32]| {
-            offsets::kept(client, topic, partitions).map_err(KafkaFailure::Read)
+#[async_trait]
+impl Positions for KafkaConsumer {
+    async fn committed(&mut self) -> Result<PartitionOffsets, LogError> {
+        if !self.group {
+            return Ok(PartitionOffsets::default());
+        }
+        let committed = |client: &Client, topic: &str, partitions: &[i32]| {
+            offsets::committed(client, topic, partitions).map_err(KafkaFailure::Read)
         };
-        Ok(self.ask(kept).await?)
+        Ok(self.ask(committed).await?)
+    }
+
+    async fn watermarks(&mut self) -> Result<Watermarks, LogError> {
+        let watermarks = |client: &Client, topic: &str, partitions: &[i32]| {
+            offsets::watermarks(client, topic, partitions).map_err(KafkaFailure::Read)
+        };
+        Ok(self.ask(watermarks).await?)
     }
 }

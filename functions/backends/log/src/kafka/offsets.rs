@@ -1,6 +1,6 @@
 //! Offset requests. Each blocks on a broker, so call them on a blocking thread.
 
-use std::{collections::BTreeMap, ops::Range, thread::sleep, time::Instant};
+use std::{ops::Range, thread::sleep, time::Instant};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -13,7 +13,7 @@ use super::{
     REQUEST_TIMEOUT, TOPIC_RETRY_INTERVAL, blocking_drop::BlockingDrop, error::KafkaFailure,
     rebalance::RebalanceQueue,
 };
-use crate::Start;
+use crate::{PartitionOffsets, Start, Watermarks};
 
 /// A consumer of librdkafka.
 pub(super) type Client = BlockingDrop<StreamConsumer<RebalanceQueue>>;
@@ -32,11 +32,7 @@ pub(super) fn list(
 
 /// Low and high watermarks per partition. One request for all partitions, because a broker answers one request after
 /// the other and may hold a fetch for half a second.
-pub(super) fn kept(
-    client: &Client,
-    topic: &str,
-    partitions: &[i32],
-) -> Result<BTreeMap<i32, Range<i64>>, KafkaError> {
+pub(super) fn watermarks(client: &Client, topic: &str, partitions: &[i32]) -> Result<Watermarks, KafkaError> {
     let first = at(client, topic, partitions, Offset::Beginning)?;
     let end = at(client, topic, partitions, Offset::End)?;
     let range = |(partition, end)| Some((partition, *first.get(&partition)?..end));
@@ -50,7 +46,7 @@ fn at(
     topic: &str,
     partitions: &[i32],
     time: Offset,
-) -> Result<BTreeMap<i32, i64>, KafkaError> {
+) -> Result<PartitionOffsets, KafkaError> {
     let deadline = Instant::now() + REQUEST_TIMEOUT;
     loop {
         let times = list(topic, partitions.iter().map(|partition| (*partition, time)))?;
@@ -70,7 +66,7 @@ pub(super) fn committed(
     client: &Client,
     topic: &str,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, i64>, KafkaError> {
+) -> Result<PartitionOffsets, KafkaError> {
     let asked = list(topic, partitions.iter().map(|partition| (*partition, Offset::Invalid)))?;
     numbers(&client.committed_offsets(asked, REQUEST_TIMEOUT)?)
 }
@@ -81,24 +77,24 @@ pub(super) fn start(
     topic: &str,
     partitions: &[i32],
     start: Start,
-) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
-    let kept = kept(client, topic, partitions).map_err(KafkaFailure::Read)?;
+) -> Result<PartitionOffsets, KafkaFailure> {
+    let watermarks = watermarks(client, topic, partitions).map_err(KafkaFailure::Read)?;
     let times = match start {
         Start::Earliest => {
-            return Ok(kept.into_iter().map(|(partition, kept)| (partition, kept.start)).collect());
+            return Ok(watermarks.into_iter().map(|(partition, kept)| (partition, kept.start)).collect());
         }
-        Start::Latest => BTreeMap::new(),
+        Start::Latest => PartitionOffsets::default(),
         Start::Time(ms) => at(client, topic, partitions, Offset::Offset(ms)).map_err(KafkaFailure::Read)?,
     };
     // Where no record is that late, the next one is the first.
     let begin = |(partition, kept): (i32, Range<i64>)| {
         (partition, times.get(&partition).copied().unwrap_or(kept.end))
     };
-    Ok(kept.into_iter().map(begin).collect())
+    Ok(watermarks.into_iter().map(begin).collect())
 }
 
-fn numbers(list: &TopicPartitionList) -> Result<BTreeMap<i32, i64>, KafkaError> {
-    let mut numbers = BTreeMap::new();
+fn numbers(list: &TopicPartitionList) -> Result<PartitionOffsets, KafkaError> {
+    let mut numbers = PartitionOffsets::default();
     for element in list.elements() {
         element.error()?;
         if let Offset::Offset(number) = element.offset() {

@@ -1,8 +1,7 @@
 //! Reads a topic of the embedded log page by page, and sleeps until notified.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::Range,
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +18,7 @@ use serde_json::json;
 use tokio::{sync::Notify, time::timeout};
 
 use super::Inner;
-use crate::{Batch, Consumer, Delivered, LogError, Start};
+use crate::{Consumer, Delivered, LogError, PartitionOffsets, Polled, Positions, Start, Watermarks};
 
 /// Poll interval without a notification, for example after a process died between its commit and the notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,11 +37,12 @@ pub(super) struct SqliteConsumer {
     /// Position of the next record to read.
     next_seq: i64,
     /// Records below these offsets were committed before this consumer started.
-    finished: BTreeMap<i32, i64>,
+    finished: PartitionOffsets,
     /// Position, partition and offset of records that were returned and not committed.
     given_out: VecDeque<(i64, i32, i64)>,
     news: Arc<Notify>,
     watch: Watch,
+    is_paused: bool,
 }
 
 impl SqliteConsumer {
@@ -62,10 +62,11 @@ impl SqliteConsumer {
             topic,
             group,
             next_seq: 1,
-            finished: BTreeMap::new(),
+            finished: PartitionOffsets::default(),
             given_out: VecDeque::new(),
             news,
             watch,
+            is_paused: false,
         };
         consumer.seek(start).await?;
         Ok(consumer)
@@ -90,7 +91,7 @@ impl SqliteConsumer {
         Ok(())
     }
 
-    async fn offsets(&self, group: &str) -> Result<BTreeMap<i32, i64>, Error> {
+    async fn offsets(&self, group: &str) -> Result<PartitionOffsets, Error> {
         let query = "SELECT partition, next_offset FROM committed WHERE consumer_group = ? AND topic = ?";
         let readers = self.log.database.read().await?;
         let rows: Vec<(i32, i64)> =
@@ -184,15 +185,15 @@ impl Watch {
 
 #[async_trait]
 impl Consumer for SqliteConsumer {
-    async fn poll(&mut self, max: usize) -> Result<Batch, LogError> {
-        if max == 0 {
-            // A group has no second member here.
+    async fn poll(&mut self, max: usize) -> Result<Polled, LogError> {
+        if self.is_paused {
+            // A group has no second member here, which could want partitions.
             return std::future::pending().await;
         }
         loop {
-            let batch = self.poll_now(max).await?;
-            if !batch.records.is_empty() {
-                return Ok(batch);
+            let records = self.page(max).await?;
+            if !records.is_empty() {
+                return Ok(Polled::Records(records));
             }
             let _ = timeout(POLL_INTERVAL, self.news.notified()).await;
             if self.watch.is_lost() {
@@ -201,18 +202,19 @@ impl Consumer for SqliteConsumer {
         }
     }
 
-    async fn poll_now(&mut self, max: usize) -> Result<Batch, LogError> {
-        Ok(Batch { records: self.page(max).await?, revoked: Vec::new() })
+    async fn poll_now(&mut self, max: usize) -> Result<Vec<Delivered>, LogError> {
+        Ok(self.page(max).await?)
     }
 
-    async fn committed(&mut self) -> Result<BTreeMap<i32, i64>, LogError> {
-        match &self.group {
-            Some(group) => Ok(self.offsets(group).await?),
-            None => Ok(BTreeMap::new()),
-        }
+    fn pause(&mut self) {
+        self.is_paused = true;
     }
 
-    async fn commit(&mut self, next: &BTreeMap<i32, i64>) -> Result<(), LogError> {
+    fn resume(&mut self) {
+        self.is_paused = false;
+    }
+
+    async fn commit(&mut self, next: &PartitionOffsets) -> Result<(), LogError> {
         let Some(group) = self.group.clone() else { return Ok(()) };
         self.given_out.retain(|(_, partition, offset)| next.get(partition).is_none_or(|next| offset >= next));
         let next_seq = self.given_out.front().map_or(self.next_seq, |(seq, _, _)| *seq);
@@ -232,8 +234,18 @@ impl Consumer for SqliteConsumer {
         };
         Ok(backend_sqlite::to_its_end(commit).await?)
     }
+}
 
-    async fn kept(&mut self) -> Result<BTreeMap<i32, Range<i64>>, LogError> {
+#[async_trait]
+impl Positions for SqliteConsumer {
+    async fn committed(&mut self) -> Result<PartitionOffsets, LogError> {
+        match &self.group {
+            Some(group) => Ok(self.offsets(group).await?),
+            None => Ok(PartitionOffsets::default()),
+        }
+    }
+
+    async fn watermarks(&mut self) -> Result<Watermarks, LogError> {
         let ends = "SELECT partition, next_offset FROM partitions WHERE topic = ?";
         let readers = self.log.database.read().await?;
         let rows: Vec<(i32, i64)> =
@@ -294,7 +306,7 @@ mod tests {
         transaction.commit().await.unwrap();
         drop(write);
         let mut consumer = log.consume("t", Some("g"), Start::Earliest).await.unwrap();
-        let records = consumer.poll_now(10).await.unwrap().records;
+        let records = consumer.poll_now(10).await.unwrap();
         let values: Vec<_> =
             records.iter().map(|delivered| delivered.record.value.clone().unwrap()).collect();
         assert_eq!(values, ["a", "b", "c", "d"]);

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_log::{Consumer, KafkaLog, Log, Start};
+use backend_log::{Consumer, KafkaLog, Log, Polled, Start};
 use domain::{Failure, FailureKind};
 use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -23,7 +23,7 @@ use rdkafka::{
 };
 use tokio::time::timeout;
 
-use crate::{next, numbered, place::kafka::Topics, read, read_now, record, value, values};
+use crate::{next, numbered, place::kafka::Topics, read, read_now, record, records, value, values};
 
 /// Reads and commits as a member until told to stop, giving up what others want; answers what it read.
 async fn member(
@@ -33,12 +33,11 @@ async fn member(
 ) -> Vec<usize> {
     let mut all = Vec::new();
     while !stop.load(SeqCst) {
-        let Ok(batch) = timeout(Duration::from_millis(100), consumer.poll(10)).await else { continue };
-        let batch = batch.unwrap();
-        assert!(batch.records.iter().all(|d| !batch.revoked.contains(&d.partition)));
-        consumer.commit(&next(&batch.records)).await.unwrap_or_default();
-        seen.fetch_add(batch.records.len(), SeqCst);
-        all.extend(batch.records.iter().map(value));
+        let Ok(polled) = timeout(Duration::from_millis(100), consumer.poll(10)).await else { continue };
+        let records = records(polled.unwrap());
+        consumer.commit(&next(&records)).await.unwrap_or_default();
+        seen.fetch_add(records.len(), SeqCst);
+        all.extend(records.iter().map(value));
     }
     all
 }
@@ -107,12 +106,14 @@ async fn a_revoked_partition_stays_until_the_next_poll_so_that_it_can_be_committ
     let read_first = read(&mut *first, 100).await;
     let mut second = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
     let joining = tokio::spawn(async move {
-        let batch = timeout(Duration::from_secs(1), second.poll(100)).await;
-        (second, batch.map_or(0, |batch| batch.unwrap().records.len()))
+        let polled = timeout(Duration::from_secs(1), second.poll(100)).await;
+        (second, polled.map_or(0, |polled| records(polled.unwrap()).len()))
     });
-    // Without room, too, the group is served.
-    let batch = timeout(Duration::from_secs(10), first.poll(0)).await.unwrap().unwrap();
-    assert!(batch.records.is_empty() && !batch.revoked.is_empty(), "{batch:?}");
+    // While it is paused, too, the group is served.
+    first.pause();
+    let polled = timeout(Duration::from_secs(10), first.poll(1)).await.unwrap().unwrap();
+    assert!(matches!(&polled, Polled::Revoked(partitions) if !partitions.is_empty()), "{polled:?}");
+    first.resume();
     let (mut second, too_early) = joining.await.unwrap();
     assert_eq!(too_early, 0, "it waits until the first one lets go");
     first.commit(&next(&read_first)).await.unwrap();
@@ -120,7 +121,7 @@ async fn a_revoked_partition_stays_until_the_next_poll_so_that_it_can_be_committ
     assert_eq!(
         timeout(Duration::from_secs(2), second.poll(100))
             .await
-            .map(|b| b.unwrap().records.len())
+            .map(|polled| records(polled.unwrap()).len())
             .unwrap_or(0),
         0
     );
@@ -140,10 +141,12 @@ async fn partitions_given_up_without_room_are_read_when_they_come_back() {
     let second = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let second = tokio::spawn(member(second, Arc::default(), stop.clone()));
-    let batch = timeout(Duration::from_secs(10), first.poll(0)).await.unwrap().unwrap();
-    assert!(!batch.revoked.is_empty(), "{batch:?}");
-    let _ = timeout(Duration::from_secs(1), first.poll(0)).await;
-    // There is room again before the other one leaves.
+    first.pause();
+    let polled = timeout(Duration::from_secs(10), first.poll(7)).await.unwrap().unwrap();
+    assert!(matches!(polled, Polled::Revoked(_)), "{polled:?}");
+    let _ = timeout(Duration::from_secs(1), first.poll(7)).await;
+    // It goes on before the other one leaves.
+    first.resume();
     let _ = timeout(Duration::from_secs(1), first.poll(7)).await;
     stop.store(true, SeqCst);
     second.await.unwrap();
@@ -160,7 +163,7 @@ async fn partitions_that_are_added_later_are_read_too() {
     let mut member = log.consume(&topic, Some(&topics.name("g")), Start::Latest).await.unwrap();
     assert!(timeout(Duration::from_millis(500), alone.poll(1)).await.is_err());
     assert!(timeout(Duration::from_millis(500), member.poll(1)).await.is_err());
-    let before = alone.kept().await.unwrap().len();
+    let before = alone.watermarks().await.unwrap().len();
     topics.grow(before * 2).await;
     let writer = topics.log("topic.metadata.refresh.interval.ms=500");
     let mut sent = 0;
@@ -170,7 +173,7 @@ async fn partitions_that_are_added_later_are_read_too() {
         assert!(Instant::now() < deadline, "no record went to a new partition");
         writer.append(&topic, vec![record(&format!("k{sent}"), &sent.to_string())]).await.unwrap();
         sent += 1;
-        let kept = alone.kept().await.unwrap();
+        let kept = alone.watermarks().await.unwrap();
         if kept.iter().any(|(partition, kept)| *partition >= before as i32 && !kept.is_empty()) {
             break;
         }

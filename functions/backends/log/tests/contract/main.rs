@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use backend_log::{Consumer, Delivered, Log, SqliteLog, Start};
+use backend_log::{Consumer, Delivered, Log, PartitionOffsets, Polled, SqliteLog, Start};
 use bytes::Bytes;
 use event::Record;
 use tokio::time::timeout;
@@ -44,24 +44,32 @@ fn value(delivered: &Delivered) -> usize {
 async fn read(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivered> {
     let mut all = Vec::new();
     while all.len() < count {
-        let batch = tokio::time::timeout(Duration::from_secs(20), consumer.poll(7)).await.unwrap().unwrap();
-        all.extend(batch.records);
+        let polled = tokio::time::timeout(Duration::from_secs(20), consumer.poll(7)).await.unwrap().unwrap();
+        all.extend(records(polled));
     }
     all
+}
+
+/// What a poll returned of records.
+fn records(polled: Polled) -> Vec<Delivered> {
+    match polled {
+        Polled::Records(records) => records,
+        Polled::Revoked(_) => Vec::new(),
+    }
 }
 
 async fn read_now(consumer: &mut dyn Consumer) -> Vec<Delivered> {
     let mut all = Vec::new();
     loop {
-        let batch = consumer.poll_now(7).await.unwrap();
-        if batch.records.is_empty() {
+        let records = consumer.poll_now(7).await.unwrap();
+        if records.is_empty() {
             return all;
         }
-        all.extend(batch.records);
+        all.extend(records);
     }
 }
 
-fn next(records: &[Delivered]) -> BTreeMap<i32, i64> {
+fn next(records: &[Delivered]) -> PartitionOffsets {
     records.iter().map(|r| (r.partition, r.offset + 1)).collect()
 }
 
@@ -100,7 +108,7 @@ async fn a_keys_records_stay_in_order_in_one_partition(place: &Place) {
     for partition in offsets.keys() {
         assert!(records.iter().filter(|d| d.partition == *partition).is_sorted_by_key(value));
     }
-    let kept = consumer.kept().await.unwrap().into_iter().filter(|(_, kept)| !kept.is_empty());
+    let kept = consumer.watermarks().await.unwrap().into_iter().filter(|(_, kept)| !kept.is_empty());
     assert!(kept.eq(offsets.into_iter().map(|(partition, end)| (partition, 0..end))));
 }
 
@@ -111,7 +119,7 @@ async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
     let first = read(&mut *consumer, 50).await;
     // One partition is stuck at its first record; the others are finished as far as 30.
     let stuck = first[0].partition;
-    let mut finished: BTreeMap<_, _> = first.iter().map(|d| (d.partition, 0)).collect();
+    let mut finished: PartitionOffsets = first.iter().map(|d| (d.partition, 0)).collect();
     finished.extend(next(&first[..30]));
     finished.insert(stuck, 0);
     consumer.commit(&finished).await.unwrap();
@@ -173,8 +181,10 @@ async fn a_consumer_without_room_loses_nothing(place: &Place) {
     let mut is = read(&mut *consumer, 1).await;
     for turn in 0..5 {
         log.append(&topic, numbered(100 + turn..101 + turn)).await.unwrap();
-        let rest = tokio::time::timeout(Duration::from_millis(100), consumer.poll(0)).await;
-        assert!(rest.is_err(), "there is nothing to tell");
+        consumer.pause();
+        let paused = tokio::time::timeout(Duration::from_millis(100), consumer.poll(7)).await;
+        assert!(paused.is_err(), "nothing is revoked");
+        consumer.resume();
         is.extend(read(&mut *consumer, 10).await);
     }
     is.extend(read(&mut *consumer, 105 - is.len()).await);
@@ -213,7 +223,7 @@ async fn a_poll_that_was_given_up_loses_nothing(place: &Place) {
             break;
         }
         let poll = tokio::time::timeout(Duration::from_micros(micros * 10 % 9_000), consumer.poll(7)).await;
-        values.extend(poll.into_iter().flat_map(|batch| batch.unwrap().records).map(|d| value(&d)));
+        values.extend(poll.into_iter().flat_map(|polled| records(polled.unwrap())).map(|d| value(&d)));
     }
     values.sort_unstable();
     assert_eq!(values, (0..200).collect::<Vec<_>>());
@@ -234,7 +244,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
             {
                 let _ = timeout(patience, consumer.poll(1)).await;
                 let _ = timeout(patience, consumer.committed()).await;
-                let _ = timeout(patience, consumer.kept()).await;
+                let _ = timeout(patience, consumer.watermarks()).await;
             }
         }
     }

@@ -1,13 +1,11 @@
 //! Which partitions a consumer reads: those that the group assigns, or all of them.
 
-use std::collections::BTreeMap;
-
 use rdkafka::{Offset, consumer::Consumer as _, error::KafkaError};
 use tokio::time::Instant;
 
 use super::{DISCOVERY_INTERVAL, KafkaConsumer};
 use crate::{
-    Start,
+    PartitionOffsets, Start,
     kafka::{
         blocking_drop::blocking,
         error::KafkaFailure,
@@ -17,9 +15,9 @@ use crate::{
 };
 
 impl KafkaConsumer {
-    /// Joins the group or takes all partitions; releases those that the last poll reported as revoked; pauses while
-    /// there is no room.
-    pub(super) fn prepare(&mut self, rest: bool) -> Result<(), KafkaError> {
+    /// Joins the group or takes all partitions; releases those that the last poll reported as revoked; pauses or
+    /// resumes.
+    pub(super) fn prepare(&mut self) -> Result<(), KafkaError> {
         if !self.subscribed && self.group {
             self.client.subscribe(&[&self.topic])?;
         } else if !self.subscribed {
@@ -33,20 +31,19 @@ impl KafkaConsumer {
             self.unassign(&self.revoking.clone())?;
             self.revoking.clear();
         }
-        if rest != self.paused {
+        if self.pausing != self.paused {
             let assignment = self.client.assignment()?;
-            if rest {
-                self.client.pause(&assignment)?
-            } else {
-                self.client.resume(&assignment)?
+            match self.pausing {
+                true => self.client.pause(&assignment)?,
+                false => self.client.resume(&assignment)?,
             }
-            self.paused = rest;
+            self.paused = self.pausing;
         }
         Ok(())
     }
 
     /// Adds partitions: from their start offset, else from the committed one, else from the beginning.
-    fn assign(&mut self, partitions: &[i32], start_offsets: &BTreeMap<i32, i64>) -> Result<(), KafkaError> {
+    fn assign(&mut self, partitions: &[i32], start_offsets: &PartitionOffsets) -> Result<(), KafkaError> {
         let other = if self.group { Offset::Stored } else { Offset::Beginning };
         let at = |partition: &i32| {
             (*partition, start_offsets.get(partition).map_or(other, |at| Offset::Offset(*at)))
@@ -112,9 +109,9 @@ impl KafkaConsumer {
     }
 
     /// Start offsets of partitions without a committed one.
-    async fn start_offsets_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, KafkaFailure> {
+    async fn start_offsets_of(&self, partitions: &[i32]) -> Result<PartitionOffsets, KafkaFailure> {
         if self.start == Start::Earliest {
-            return Ok(BTreeMap::new());
+            return Ok(PartitionOffsets::default());
         }
         let (client, topic, asked) = (self.client.clone(), self.topic.clone(), partitions.to_vec());
         let committed =
@@ -135,7 +132,7 @@ impl KafkaConsumer {
         if new.is_empty() {
             return Ok(());
         }
-        self.assign(&new, &BTreeMap::new()).map_err(KafkaFailure::Read)
+        self.assign(&new, &PartitionOffsets::default()).map_err(KafkaFailure::Read)
     }
 }
 
@@ -148,7 +145,7 @@ impl Drop for KafkaConsumer {
             self.client.context().acknowledge();
             match change {
                 Rebalance::Assigned(partitions) => {
-                    let _ = self.assign(&partitions, &BTreeMap::new());
+                    let _ = self.assign(&partitions, &PartitionOffsets::default());
                 }
                 Rebalance::Revoked(partitions) | Rebalance::Lost(partitions) => revoked.extend(partitions),
             }
