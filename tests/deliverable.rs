@@ -351,6 +351,28 @@ async fn foreign_records_end_in_the_dead_letter_and_stop_nobody() {
     assert_eq!(app.user_count().await, users + 1);
 }
 
+/// Kafka takes records of a million bytes; as a dead letter, in base64, this one is larger.
+#[tokio::test]
+async fn a_dead_letter_that_the_log_finds_too_large_is_cut_and_stops_nobody() {
+    let mut app = App::start().await;
+    let (log, topic) = log(&app);
+    let value = Some(Bytes::from(vec![b'x'; 990_000]));
+    log.append(&topic, vec![Record { value, ..Record::default() }]).await.unwrap();
+    app.post_user(Uuid::new_v4(), "behind it").await;
+    app.settle().await;
+    assert_eq!(app.user_count().await, 1);
+    let letters = app.dead_letters();
+    assert_eq!(letters.len(), 2);
+    for letter in &letters {
+        let kept = raw(letter);
+        assert!(
+            kept.len() > 100_000 && kept.iter().all(|byte| *byte == b'x'),
+            "{} bytes are left",
+            kept.len()
+        );
+    }
+}
+
 /// Events and records of one run each.
 const RANDOM: usize = 150;
 

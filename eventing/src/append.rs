@@ -4,16 +4,13 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use backend_log::Log;
 use bytes::Bytes;
+use domain::FailureKind;
 use event::Record;
 use framework::supervise::panic_message;
 use futures_util::FutureExt;
 use tokio::time::sleep;
 
-use crate::{
-    control::TRUNCATED,
-    source::{RETRY_BACKOFF, chain},
-    warning::Warning,
-};
+use crate::{control::TRUNCATED, source::RETRY_BACKOFF, warning::Warning};
 
 /// What is left of a value, a key or a header that was cut as far as may be.
 const SMALLEST: usize = 1_024;
@@ -43,7 +40,7 @@ pub(crate) async fn append(log: &dyn Log, topic: &str, mut record: Record) {
         let appending = AssertUnwindSafe(log.append(topic, vec![record.clone()])).catch_unwind();
         let (why, may_be_too_large) = match tokio::time::timeout(APPEND_TIMEOUT, appending).await {
             Ok(Ok(Ok(()))) => return,
-            Ok(Ok(Err(error))) => (chain(&error), error.is_too_large()),
+            Ok(Ok(Err(failure))) => (failure.to_string(), failure.kind == FailureKind::TooLarge),
             Ok(Err(panic)) => (format!("panicked: {}", panic_message(&*panic)), true),
             Err(_) => (format!("no answer within {APPEND_TIMEOUT:?}"), false),
         };

@@ -111,9 +111,9 @@ pub enum DeadLetterError {
     /// It names a function that no source leads to.
     #[error("it is for `{0}`, to which no source leads")]
     UnknownFunction(String),
-    /// The log cannot remember it now.
+    /// The log does not take the resolution.
     #[error("the log cannot be written now")]
-    Log(#[from] LogError),
+    Log(#[from] domain::Failure),
 }
 
 impl DeadLetter {

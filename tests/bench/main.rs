@@ -11,6 +11,7 @@ mod services;
 /// What is stored in which time.
 mod storage;
 /// Where what is measured keeps its data.
+#[allow(dead_code, reason = "the tests use all of it")]
 #[path = "../stores.rs"]
 mod stores;
 /// What passes through the whole system.

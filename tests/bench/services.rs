@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_master::{Master, MySqlMaster};
+use backend_master::Master;
 use bytes::Bytes;
 use domain::Window;
 use futures_util::{StreamExt, stream};
@@ -198,7 +198,7 @@ async fn through(function: &str) -> f64 {
 async fn batch() -> Vec<Figure> {
     let (stores, services) = stores();
     let data = tempfile::tempdir().unwrap();
-    let master = MySqlMaster::new(&services.master_url()).unwrap();
+    let master = backend_master::open(&services.master_url()).unwrap();
     master.ready().await.unwrap();
     let mut server = MySqlConnection::connect(&services.master_url()).await.unwrap();
     users(&mut server, 1, 1_000_000).await;
@@ -223,10 +223,10 @@ async fn batch() -> Vec<Figure> {
         "≤ 1.2×, ≤ 32 MB",
         ours / theirs <= 1.2 && rss <= 32.0,
     );
-    let few = tick(&master).await;
+    let few = tick(&*master).await;
     users(&mut server, 1_000_001, 5_000_000).await;
     master.tick(true).await.unwrap();
-    let many = tick(&master).await;
+    let many = tick(&*master).await;
     let tick = figure(
         "tick of batch with 1,000 new users at 5,000,000 stored",
         format!("{many:.1} ms, {:.2}×", many / few),
@@ -262,7 +262,7 @@ async fn full(client: &mut Client) -> f64 {
     started.elapsed().as_secs_f64()
 }
 
-async fn tick(master: &MySqlMaster) -> f64 {
+async fn tick(master: &dyn Master) -> f64 {
     let mut times = Vec::new();
     for _ in 0..15 {
         master.store((0..1_000).map(names::user).collect()).await.unwrap();

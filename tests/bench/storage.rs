@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_master::{Master, SqliteMaster};
+use backend_master::Master;
 use lambda_architecture::burst::names;
 use sqlx::{Connection, SqliteConnection};
 
@@ -52,7 +52,7 @@ pub async fn stored(function: &str, data: &Path) -> u64 {
             let url = format!("sqlite:{}", data.join("views.db").display());
             backend_views::open(&url, Duration::from_secs(1_000_000)).unwrap().total().await.unwrap()
         }
-        _ => SqliteMaster::new(data.join("master.db")).tick(false).await.unwrap().users,
+        _ => master(&data.join("master.db")).tick(false).await.unwrap().users,
     }
 }
 
@@ -71,7 +71,7 @@ pub async fn tick() -> Figure {
 
 async fn tick_at(users: usize) -> f64 {
     let data = tempfile::tempdir().unwrap();
-    let master: Arc<dyn Master> = Arc::new(SqliteMaster::new(data.path().join("master.db")));
+    let master = master(&data.path().join("master.db"));
     for _ in 0..users / 10_000 {
         master.store((0..10_000).map(names::user).collect()).await.unwrap();
     }
@@ -114,4 +114,9 @@ pub fn history_figure(long: &str, short: &str, rates: &[f64], rss: f64) -> Figur
         "≥ 0.7×, ≤ 64 MB",
         ratio >= 0.7 && rss <= 64.0,
     )
+}
+
+/// The embedded master dataset in a file.
+fn master(file: &Path) -> Arc<dyn Master> {
+    backend_master::open(&format!("sqlite:{}", file.display())).unwrap()
 }

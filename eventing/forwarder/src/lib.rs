@@ -8,7 +8,6 @@ mod settings;
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use backend_log::Log;
-use domain::Failure;
 use eventing::{
     event_sources::{self, Resources, RunningSources},
     files::{self, FilesError},
@@ -137,7 +136,7 @@ struct Forwarder {
 
 impl State for Forwarder {
     async fn ready(&self) -> Result<(), Error> {
-        self.log.ready().await.map_err(Failure::from)?;
+        self.log.ready().await?;
         self.gateway.ready().await
     }
 }

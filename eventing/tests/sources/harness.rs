@@ -11,9 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use backend_log::{
-    Consumer, Delivered, Log, LogError, PartitionOffsets, Polled, Positions, Start, Watermarks,
+    Appender, Consumer, Delivered, Log, LogError, PartitionOffsets, Polled, Positions, Start, Watermarks,
 };
 use bytes::Bytes;
+use domain::{Failure, Store};
 use event::Record;
 use eventing::{
     event_sources::Resources,
@@ -126,17 +127,27 @@ impl Memory {
 pub struct Shared(pub Arc<Memory>);
 
 #[async_trait]
-impl Log for Shared {
-    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
+impl Store for Shared {
+    async fn ready(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Appender for Shared {
+    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), Failure> {
         if self.0.broken.load(SeqCst) {
-            return Err(LogError::Watch(notify::Error::generic("broken by the test")));
+            return Err(Failure::unavailable("broken by the test"));
         }
         let largest = self.0.largest.load(SeqCst);
         assert!(largest == 0 || records.iter().all(|r| r.size() <= largest), "a record is too large");
         records.into_iter().for_each(|record| self.0.put(topic, record));
         Ok(())
     }
+}
 
+#[async_trait]
+impl Log for Shared {
     async fn consume(
         &self,
         topic: &str,
@@ -155,10 +166,6 @@ impl Log for Shared {
             leaving: None,
             paused: false,
         }))
-    }
-
-    async fn ready(&self) -> Result<(), LogError> {
-        Ok(())
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use backend_log::Log;
-use domain::Failure;
+use backend_log::Appender;
 use event::Record;
 use framework::{
     config::Config,
@@ -29,22 +28,22 @@ pub fn run() -> ExitCode {
 
 /// The function's routes over a log's topic. Requires a tokio runtime for the group commit.
 #[must_use]
-pub fn routes(log: Arc<dyn Log>, topic: String) -> Router<Ingest> {
+pub fn routes(log: Arc<dyn Appender>, topic: String) -> Router<Ingest> {
     Router::new(Ingest::new(log, topic)).post("/user", user).post("/", cloud_events)
 }
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Ingest {
-    log: Arc<dyn Log>,
+    log: Arc<dyn Appender>,
     appends: Appends,
 }
 
 impl Ingest {
-    fn new(log: Arc<dyn Log>, topic: String) -> Self {
+    fn new(log: Arc<dyn Appender>, topic: String) -> Self {
         let appends = {
             let log = log.clone();
-            GroupCommit::new(GROUP, log.commits_at_once(), move |records: Vec<Record>| {
+            GroupCommit::new(GROUP, log.writes_at_once(), move |records: Vec<Record>| {
                 let (log, topic) = (log.clone(), topic.clone());
                 async move { append(&*log, &topic, records).await }
             })
@@ -59,7 +58,7 @@ impl Ingest {
 
 impl State for Ingest {
     async fn ready(&self) -> Result<(), Error> {
-        Ok(self.log.ready().await.map_err(Failure::from)?)
+        self.log.ready().await
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -72,9 +71,13 @@ type Appends = GroupCommit<Record, Result<(), Error>>;
 
 /// Appends records of many requests at once. If the log rejects one of them, appends each alone, so that the others do
 /// not fail with it. Records that were already written are written again, which is safe for users.
-async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<Result<(), Error>>, Error> {
+async fn append(
+    log: &dyn Appender,
+    topic: &str,
+    records: Vec<Record>,
+) -> Result<Vec<Result<(), Error>>, Error> {
     let count = records.len();
-    let rejected = match log.append(topic, records.clone()).await.map_err(|e| Error::from(Failure::from(e))) {
+    let rejected = match log.append(topic, records.clone()).await.map_err(Error::from) {
         Ok(()) => return Ok(vec![Ok(()); count]),
         Err(rejected @ Error::Rejected(_)) => rejected,
         Err(error) => return Err(error),
@@ -84,7 +87,7 @@ async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<
     }
     let mut outcomes = Vec::with_capacity(count);
     for record in records {
-        outcomes.push(log.append(topic, vec![record]).await.map_err(|e| Error::from(Failure::from(e))));
+        outcomes.push(log.append(topic, vec![record]).await.map_err(Error::from));
     }
     Ok(outcomes)
 }
@@ -114,53 +117,4 @@ async fn cloud_events(state: Ingest, request: Request) -> Result<Response, Error
 fn records(request: &Request) -> Result<Vec<Record>, Error> {
     let admitted = user_event::admitted_from_http(&request.headers, &request.body)?;
     Ok(admitted.iter().map(|(event, user)| user_event::to_record(event, user)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use std::sync::Mutex;
-
-    use backend_log::{Consumer, KafkaFailure, LogError, Start};
-
-    use super::*;
-
-    /// Takes no record with the key `large`.
-    #[derive(Default)]
-    struct Picky(Mutex<Vec<Record>>);
-
-    #[async_trait::async_trait]
-    impl Log for Picky {
-        async fn append(&self, _: &str, records: Vec<Record>) -> Result<(), LogError> {
-            if records.iter().any(|record| record.key.as_deref() == Some(b"large")) {
-                return Err(KafkaFailure::TooLarge { limit: 1 }.into());
-            }
-            self.0.lock().unwrap().extend(records);
-            Ok(())
-        }
-
-        async fn consume(&self, _: &str, _: Option<&str>, _: Start) -> Result<Box<dyn Consumer>, LogError> {
-            Err(KafkaFailure::Ended.into())
-        }
-
-        async fn ready(&self) -> Result<(), LogError> {
-            Ok(())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_record_that_is_too_large_does_not_fail_its_neighbours() {
-        let log = Picky::default();
-        let record = |key: &'static str| Record { key: Some(key.as_bytes().into()), ..Record::default() };
-        let records = ["a", "large", "b"].map(record).to_vec();
-        let statuses: Vec<_> = append(&log, "t", records)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|outcome| outcome.err().map(|error| error.status()))
-            .collect();
-        assert_eq!(statuses, [None, Some(StatusCode::PAYLOAD_TOO_LARGE), None]);
-        assert_eq!(*log.0.lock().unwrap(), ["a", "b"].map(record));
-    }
 }

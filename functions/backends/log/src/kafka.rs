@@ -80,12 +80,32 @@ impl KafkaLog {
     }
 }
 
-#[async_trait]
-impl Log for KafkaLog {
-    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
+impl KafkaLog {
+    /// Requests of a connection are pipelined, so an append need not wait for another one's answer.
+    pub(crate) const WRITES_AT_ONCE: usize = 1_000;
+
+    /// As [`Appender::append`](crate::Appender::append), with the log's own error.
+    pub async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
         Ok(self.0.producer()?.append(topic, &records).await?)
     }
 
+    /// One metadata request, at most one in flight per process, however many probes ask. As
+    /// [`Store::ready`](domain::Store::ready), with the log's own error.
+    pub async fn ready(&self) -> Result<(), LogError> {
+        let inner = self.0.clone();
+        let checked = self.0.ready.run(|| async move {
+            let producer = inner.producer()?;
+            let ask =
+                move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY_TIMEOUT);
+            blocking(ask).await.map(drop).map_err(Arc::new)
+        });
+        let checked = checked.await.unwrap_or_else(|| Err(Arc::new(KafkaFailure::Ended)));
+        Ok(checked.map_err(KafkaFailure::Shared)?)
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
     async fn consume(
         &self,
         topic: &str,
@@ -99,24 +119,6 @@ impl Log for KafkaLog {
         let (inner, topic) = (self.0.clone(), topic.to_owned());
         // Spawned, so that a caller that gives up leaves no half-created topic behind.
         Ok(tokio::spawn(async move { inner.create(&topic).await }).await.map_err(KafkaFailure::GivenUp)??)
-    }
-
-    /// Requests of a connection are pipelined, so an append need not wait for another one's answer.
-    fn commits_at_once(&self) -> usize {
-        1_000
-    }
-
-    /// One metadata request, at most one in flight per process, however many probes ask.
-    async fn ready(&self) -> Result<(), LogError> {
-        let inner = self.0.clone();
-        let checked = self.0.ready.run(|| async move {
-            let producer = inner.producer()?;
-            let ask =
-                move || partitions(producer.client(), &inner.url.brokers, &inner.url.topic, READY_TIMEOUT);
-            blocking(ask).await.map(drop).map_err(Arc::new)
-        });
-        let checked = checked.await.unwrap_or_else(|| Err(Arc::new(KafkaFailure::Ended)));
-        Ok(checked.map_err(KafkaFailure::Shared)?)
     }
 }
 

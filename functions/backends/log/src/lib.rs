@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use connect::ConfigError;
-use domain::{Failure, FailureKind};
+use domain::{Failure, FailureKind, Store};
 pub use event::Delivered;
 use event::Record;
 
@@ -66,13 +66,21 @@ pub enum Polled {
     Revoked(Vec<i32>),
 }
 
+/// The writing side of the log.
+#[async_trait]
+pub trait Appender: Store {
+    /// Appends all records durably. Completes even if the caller gives up. One record that is too large fails the whole
+    /// append.
+    ///
+    /// # Errors
+    /// The log is unavailable: some records may have been written, and appending them again is safe for users. Or it is
+    /// overloaded, or a record is too large: then nothing of this append is needed to be undone.
+    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), Failure>;
+}
+
 /// An append-only log of topics, each in partitions by key.
 #[async_trait]
-pub trait Log: Send + Sync {
-    /// Appends all records durably. After an error some may have been written; appending them again is the caller's
-    /// choice, and safe for users. Completes even if the caller gives up. One record that is too large fails the whole
-    /// append.
-    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError>;
+pub trait Log: Appender {
     /// Reads the topic. With a group: from its committed offsets, or from `start` where it has none.
     /// Without: from `start`, and commits are forgotten.
     async fn consume(
@@ -85,13 +93,32 @@ pub trait Log: Send + Sync {
     async fn create(&self, _topic: &str) -> Result<(), LogError> {
         Ok(())
     }
-    /// How many calls of `append` a process should have in flight; more would only wait for each other.
-    fn commits_at_once(&self) -> usize {
-        1
-    }
-    /// Whether an append could succeed now.
-    async fn ready(&self) -> Result<(), LogError>;
 }
+
+/// Implements the traits by a log's own methods of the same names, whose errors are more specific.
+macro_rules! implement {
+    ($($log:ty),*) => {$(
+        #[async_trait]
+        impl Store for $log {
+            async fn ready(&self) -> Result<(), Failure> {
+                Ok(self.ready().await?)
+            }
+
+            fn writes_at_once(&self) -> usize {
+                Self::WRITES_AT_ONCE
+            }
+        }
+
+        #[async_trait]
+        impl Appender for $log {
+            async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), Failure> {
+                Ok(self.append(topic, records).await?)
+            }
+        }
+    )*};
+}
+
+implement!(SqliteLog, KafkaLog);
 
 /// A reader of a topic: alone, or as a member of a consumer group.
 #[async_trait]
@@ -135,10 +162,9 @@ pub enum LogError {
 
 impl LogError {
     /// Whether the log rejects the records for their size, so that retrying is useless.
-    #[must_use]
-    pub fn is_too_large(&self) -> bool {
+    fn is_too_large(&self) -> bool {
         match self {
-            Self::Kafka(failure) => failure.is_too_large(),
+            Self::Kafka(failure) => matches!(failure, KafkaFailure::TooLarge { .. }),
             Self::Sqlite(backend_sqlite::Error::Sql(sqlx::Error::Database(error))) => {
                 error.code().as_deref() == Some(SQLITE_TOOBIG)
             }
@@ -150,7 +176,7 @@ impl LogError {
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         let kind = match &error {
-            LogError::Kafka(KafkaFailure::TooLarge { .. }) => FailureKind::TooLarge,
+            error if error.is_too_large() => FailureKind::TooLarge,
             LogError::Kafka(KafkaFailure::Full) => FailureKind::Overloaded,
             _ => FailureKind::Unavailable,
         };

@@ -70,13 +70,24 @@ impl SqliteLog {
     }
 }
 
-#[async_trait]
-impl Log for SqliteLog {
-    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
+impl SqliteLog {
+    pub(crate) const WRITES_AT_ONCE: usize = 1;
+
+    /// As [`Appender::append`](crate::Appender::append), with the log's own error.
+    pub async fn append(&self, topic: &str, records: Vec<Record>) -> Result<(), LogError> {
         let (inner, topic) = (self.0.clone(), topic.to_owned());
         Ok(to_its_end(async move { inner.append(&topic, &records).await }).await?)
     }
 
+    /// As [`Store::ready`](domain::Store::ready), with the log's own error.
+    pub async fn ready(&self) -> Result<(), LogError> {
+        self.0.database.read().await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Log for SqliteLog {
     async fn consume(
         &self,
         topic: &str,
@@ -85,11 +96,6 @@ impl Log for SqliteLog {
     ) -> Result<Box<dyn Consumer>, LogError> {
         let consumer = consumer::SqliteConsumer::new(self.0.clone(), topic, group, start).await?;
         Ok(Box::new(consumer))
-    }
-
-    async fn ready(&self) -> Result<(), LogError> {
-        self.0.database.read().await?;
-        Ok(())
     }
 }
 

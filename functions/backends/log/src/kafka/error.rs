@@ -81,36 +81,6 @@ pub enum KafkaFailure {
     GivenUp(#[from] tokio::task::JoinError),
 }
 
-impl KafkaFailure {
-    /// Whether the client or a broker rejects a record for its size.
-    pub(crate) fn is_too_large(&self) -> bool {
-        let Self::Unconfirmed { source: KafkaError::MessageProduction(code), .. } = self else {
-            return false;
-        };
-        matches!(
-            code,
-            RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::MessageBatchTooLarge
-        )
-    }
-}
-
 fn after(trouble: &Option<String>) -> String {
     trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_that_is_refused_for_its_size_is_told_from_one_that_may_be_taken_later() {
-        let refused =
-            |code| KafkaFailure::Unconfirmed { trouble: None, source: KafkaError::MessageProduction(code) };
-        assert!(refused(RDKafkaErrorCode::MessageSizeTooLarge).is_too_large());
-        assert!(refused(RDKafkaErrorCode::MessageBatchTooLarge).is_too_large());
-        assert!(!refused(RDKafkaErrorCode::MessageTimedOut).is_too_large());
-        assert!(!KafkaFailure::Full.is_too_large());
-    }
 }

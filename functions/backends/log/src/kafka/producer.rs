@@ -124,9 +124,13 @@ fn wire_size(record: &Record) -> usize {
     bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
 }
 
-/// Whether the record itself is rejected, so that retrying is useless.
+/// Whether the client or a broker rejects a record for its size, so that retrying is useless.
 fn is_too_large(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
+    matches!(
+        error.rdkafka_error_code(),
+        Some(MessageSizeTooLarge | InvalidMessageSize | MessageBatchTooLarge)
+    )
 }
 
 fn message<'a>(
@@ -222,5 +226,23 @@ impl ProducerContext for Reports {
             error.clone()
         };
         append.report(1, delivery.as_ref().err().map(failed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_refused_for_its_size_is_told_from_one_that_may_be_taken_later() {
+        for (code, too_large) in [
+            (RDKafkaErrorCode::MessageSizeTooLarge, true),
+            (RDKafkaErrorCode::MessageBatchTooLarge, true),
+            (RDKafkaErrorCode::InvalidMessageSize, true),
+            (RDKafkaErrorCode::MessageTimedOut, false),
+            (RDKafkaErrorCode::QueueFull, false),
+        ] {
+            assert_eq!(is_too_large(&KafkaError::MessageProduction(code)), too_large, "{code:?}");
+        }
     }
 }
