@@ -97,6 +97,19 @@ async fn a_handler_runs_to_its_end_though_its_client_is_gone_and_the_drain_waits
 }
 
 #[tokio::test]
+async fn a_handler_runs_to_its_end_though_its_client_resets_the_connection() {
+    let server = Server::start(None).await;
+    let client = server.send(&get("/wait")).await;
+    eventually(|| server.begun.load(Ordering::SeqCst) == 1).await;
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    // Long enough for the connection to end, and with it what only the connection holds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    server.gate.add_permits(1);
+    eventually(|| server.ended.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
 async fn the_drain_ends_at_once_when_connections_are_idle() {
     let mut server = Server::start(None).await;
     let idle = server.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
