@@ -81,6 +81,13 @@ pub async fn to_its_end<T: Send + 'static>(
 ///
 /// If the file is removed or replaced while it is open, every call fails until it is back or the program restarts: an
 /// empty file must not stand in for the data.
+///
+/// Lock order: the writing connection's mutex (one writer per process), the file `-next` (the queue of processes), the
+/// file `-lock` (the writing process), SQLite's own lock by `BEGIN IMMEDIATE`. Nobody who holds one of them waits for an
+/// earlier one, so there is no cycle; `-next` is released as soon as `-lock` is held. Under them a task awaits only
+/// statements of its own connection, and the kernel releases the file locks of a process that dies. The task that opens
+/// the file takes the file locks alone: no mutex exists before it has ended. Readers take none of these locks. The
+/// locks of `Open::files` and `Open::discarded` are leaves.
 pub struct Database {
     location: Arc<Location>,
     opened: Resource<Open, Error>,
@@ -212,6 +219,9 @@ impl Location {
 /// failed sync recovers what that commit left in the page cache: it looks committed, and a repeated write, which changes
 /// nothing and so syncs nothing, would be acknowledged although the disk may never have had it. Pages that the kernel
 /// never writes again would also cut off all that is appended behind them.
+///
+/// In a first opening it runs before any request. It costs 0.01 ms without a log or with an empty one, also with a
+/// million ids in the file, and two syncs (5 to 16 ms on a busy disk) with a log of 40 kB to 4 MB.
 async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), Error> {
     let (busy, frames, copied): (i64, i64, i64) =
         sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await?;
