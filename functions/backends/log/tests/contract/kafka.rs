@@ -190,8 +190,8 @@ async fn a_full_queue_is_busy_and_an_append_that_is_away_says_that_it_is_unknown
     )
     .unwrap();
     let started = Instant::now();
-    let mut waiting = nowhere.append("t", numbered(0..8));
-    assert!((&mut waiting).now_or_never().is_none(), "it waits");
+    let mut waiting = std::pin::pin!(nowhere.append("t", numbered(0..8)));
+    assert!(waiting.as_mut().now_or_never().is_none(), "it waits");
     let full = nowhere.append("t", numbered(0..3)).await.unwrap_err();
     assert_eq!(Failure::from(full).kind, FailureKind::Overloaded);
     let unknown = Failure::from(waiting.await.unwrap_err());
