@@ -2,12 +2,9 @@
 //! them, so that a cancelled poll loses nothing.
 
 mod assignment;
+mod state;
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
@@ -22,6 +19,7 @@ use rdkafka::{
 };
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use self::state::{Assignment, Flow, State};
 use super::{
     REQUEST_TIMEOUT,
     blocking_drop::{BlockingDrop, blocking},
@@ -67,17 +65,9 @@ pub(super) struct KafkaConsumer {
     start: Start,
     /// Start offsets of partitions without a committed one; partitions added later start at their beginning.
     start_offsets: PartitionOffsets,
-    /// Whether the first poll has happened.
-    subscribed: bool,
-    /// Assigned partitions, once known.
-    owned: Option<BTreeSet<i32>>,
-    /// Partitions read to their end.
-    at_end: BTreeSet<i32>,
-    /// Partitions that the last poll reported as revoked; the next poll releases them.
-    revoking: Vec<i32>,
-    /// Whether no records are wanted, and whether librdkafka knows.
-    pausing: bool,
-    paused: bool,
+    state: State,
+    flow: Flow,
+    assignment: Assignment,
     buffer: VecDeque<Delivered>,
     /// Time of the next partition discovery.
     next_discovery: Instant,
@@ -100,12 +90,9 @@ impl KafkaConsumer {
             group: group.is_some(),
             start,
             start_offsets: PartitionOffsets::default(),
-            subscribed: false,
-            owned: None,
-            at_end: BTreeSet::new(),
-            revoking: Vec::new(),
-            pausing: false,
-            paused: false,
+            state: State::Idle,
+            flow: Flow::Running,
+            assignment: Assignment::default(),
             buffer: VecDeque::new(),
             next_discovery: Instant::now() + DISCOVERY_INTERVAL,
         };
@@ -156,10 +143,10 @@ impl KafkaConsumer {
     fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), KafkaFailure> {
         match message {
             Ok(message) => {
-                self.at_end.remove(&message.partition());
+                self.assignment.at_end.remove(&message.partition());
                 self.buffer.push_back(delivered(&message));
             }
-            Err(KafkaError::PartitionEOF(partition)) => drop(self.at_end.insert(partition)),
+            Err(KafkaError::PartitionEOF(partition)) => drop(self.assignment.at_end.insert(partition)),
             // librdkafka recovers by itself.
             Err(KafkaError::MessageConsumption(
                 BrokerTransportFailure
@@ -176,7 +163,7 @@ impl KafkaConsumer {
 
     /// Whether every partition was read to its end.
     fn is_at_end(&self) -> bool {
-        self.owned.as_ref().is_some_and(|owned| owned.is_subset(&self.at_end))
+        self.state.has_assignment() && self.assignment.owned.is_subset(&self.assignment.at_end)
     }
 
     /// Fails if the client can do nothing any more: the caller must open another one.
@@ -189,7 +176,7 @@ impl KafkaConsumer {
 
     /// Takes at most `max` records out of the buffer, filling it first.
     fn buffered(&mut self, max: usize) -> Result<Vec<Delivered>, KafkaFailure> {
-        if self.paused {
+        if self.flow.is_paused() {
             return Ok(Vec::new());
         }
         self.fetch(max)?;
@@ -240,16 +227,15 @@ impl Consumer for KafkaConsumer {
     }
 
     fn pause(&mut self) {
-        self.pausing = true;
+        self.flow = self.flow.paused();
     }
 
     fn resume(&mut self) {
-        self.pausing = false;
+        self.flow = self.flow.resumed();
     }
 
     async fn commit(&mut self, next: &PartitionOffsets) -> Result<(), LogError> {
-        let is_owned = |partition: &i32| self.owned.as_ref().is_some_and(|owned| owned.contains(partition));
-        let ours = next.iter().filter(|(partition, _)| is_owned(partition));
+        let ours = next.iter().filter(|(partition, _)| self.assignment.owned.contains(partition));
         let offsets = list(&self.topic, ours.map(|(partition, next)| (*partition, Offset::Offset(*next))))
             .map_err(KafkaFailure::Commit)?;
         if !self.group || offsets.count() == 0 {

@@ -3,7 +3,10 @@
 use rdkafka::{Offset, consumer::Consumer as _, error::KafkaError};
 use tokio::time::Instant;
 
-use super::{DISCOVERY_INTERVAL, KafkaConsumer};
+use super::{
+    DISCOVERY_INTERVAL, KafkaConsumer,
+    state::{Flow, State},
+};
 use crate::{
     PartitionOffsets, Start,
     kafka::{
@@ -15,29 +18,35 @@ use crate::{
 };
 
 impl KafkaConsumer {
-    /// Joins the group or takes all partitions; releases those that the last poll reported as revoked; pauses or
-    /// resumes.
+    /// Brings librdkafka to where the state wants it: joins the group or takes all partitions, releases those that the
+    /// last poll reported as revoked, pauses or resumes. The state changes after the call that it needs, so that a call
+    /// that failed is made again by the next poll.
     pub(super) fn prepare(&mut self) -> Result<(), KafkaError> {
-        if !self.subscribed && self.group {
-            self.client.subscribe(&[&self.topic])?;
-        } else if !self.subscribed {
-            self.assign(
-                &self.start_offsets.keys().copied().collect::<Vec<_>>(),
-                &self.start_offsets.clone(),
-            )?;
-        }
-        self.subscribed = true;
-        if !self.revoking.is_empty() {
-            self.unassign(&self.revoking.clone())?;
-            self.revoking.clear();
-        }
-        if self.pausing != self.paused {
-            let assignment = self.client.assignment()?;
-            match self.pausing {
-                true => self.client.pause(&assignment)?,
-                false => self.client.resume(&assignment)?,
+        match &self.state {
+            State::Idle if self.group => {
+                self.client.subscribe(&[&self.topic])?;
+                self.state = State::Joining;
             }
-            self.paused = self.pausing;
+            State::Idle => {
+                let partitions = self.start_offsets.keys().copied().collect::<Vec<_>>();
+                self.assign(&partitions, &self.start_offsets.clone())?;
+            }
+            State::Revoking(partitions) => {
+                self.unassign(&partitions.clone())?;
+                self.state = State::Reading;
+            }
+            State::Joining | State::Reading => {}
+        }
+        match self.flow {
+            Flow::Pausing => {
+                self.client.pause(&self.client.assignment()?)?;
+                self.flow = Flow::Paused;
+            }
+            Flow::Resuming => {
+                self.client.resume(&self.client.assignment()?)?;
+                self.flow = Flow::Running;
+            }
+            Flow::Running | Flow::Paused => {}
         }
         Ok(())
     }
@@ -49,9 +58,9 @@ impl KafkaConsumer {
             (*partition, start_offsets.get(partition).map_or(other, |at| Offset::Offset(*at)))
         };
         self.client.incremental_assign(&list(&self.topic, partitions.iter().map(at))?)?;
-        self.owned.get_or_insert_default().extend(partitions);
-        self.at_end.retain(|partition| !partitions.contains(partition));
-        if self.paused {
+        self.state = State::Reading;
+        self.assignment.add(partitions);
+        if self.flow.is_paused() {
             self.client.pause(&self.client.assignment()?)?;
         }
         Ok(())
@@ -60,7 +69,7 @@ impl KafkaConsumer {
     fn unassign(&mut self, partitions: &[i32]) -> Result<(), KafkaError> {
         let partitions_at = partitions.iter().map(|partition| (*partition, Offset::Invalid));
         let revoked = list(&self.topic, partitions_at)?;
-        if self.paused {
+        if self.flow.is_paused() {
             // librdkafka keeps the pause beyond the assignment: a partition that came back would not be read.
             self.client.resume(&revoked)?;
         }
@@ -70,9 +79,7 @@ impl KafkaConsumer {
     }
 
     fn forget(&mut self, partitions: &[i32]) {
-        if let Some(owned) = &mut self.owned {
-            owned.retain(|partition| !partitions.contains(partition));
-        }
+        self.assignment.remove(partitions);
         self.buffer.retain(|delivered| !partitions.contains(&delivered.partition));
     }
 
@@ -93,14 +100,14 @@ impl KafkaConsumer {
                 Rebalance::Revoked(partitions) => {
                     self.client.context().acknowledge();
                     self.buffer.retain(|delivered| !partitions.contains(&delivered.partition));
-                    self.revoking.clone_from(&partitions);
+                    self.state = State::Revoking(partitions.clone());
                     return Ok(Some(partitions));
                 }
                 Rebalance::Lost(partitions) => {
                     self.client.context().acknowledge();
                     // Others own them already, so their offsets are no longer ours to commit.
                     self.forget(&partitions);
-                    self.revoking.clone_from(&partitions);
+                    self.state = State::Revoking(partitions.clone());
                     return Ok(Some(partitions));
                 }
             }
@@ -127,7 +134,7 @@ impl KafkaConsumer {
         let Ok(partitions) = self.ask(|_, _, partitions| Ok(partitions.to_vec())).await else {
             return Ok(());
         };
-        let owned = self.owned.clone().unwrap_or_default();
+        let owned = &self.assignment.owned;
         let new: Vec<_> = partitions.into_iter().filter(|partition| !owned.contains(partition)).collect();
         if new.is_empty() {
             return Ok(());
@@ -139,10 +146,11 @@ impl KafkaConsumer {
 impl Drop for KafkaConsumer {
     /// Leaves the group at once, after acknowledging every pending rebalance, so that others take over.
     fn drop(&mut self) {
-        self.client.context().close();
-        let mut revoked = std::mem::take(&mut self.revoking);
-        while let Some(change) = self.client.context().peek() {
-            self.client.context().acknowledge();
+        let mut revoked = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Revoking(partitions) => partitions,
+            State::Idle | State::Joining | State::Reading => Vec::new(),
+        };
+        for change in self.client.context().close() {
             match change {
                 Rebalance::Assigned(partitions) => {
                     let _ = self.assign(&partitions, &PartitionOffsets::default());
