@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use backend_log::{Consumer, Log, LogError, Polled, Start};
+use backend_log::{Log, LogError, Polled, Positions, Start};
 use framework::supervise::{TaskHealth, TaskRegistry, TaskStatus};
 use serde::Serialize;
 use tokio::{
@@ -169,8 +169,8 @@ struct RunningSource {
     source: Source,
     progress: Arc<Progress>,
     log: Arc<dyn Log>,
-    /// Tells where topic and group are; opened when first needed. It reads nothing, so that it is no member.
-    asking: Arc<Mutex<Option<Box<dyn Consumer>>>>,
+    /// Opened when first needed.
+    positions: Arc<Mutex<Option<Box<dyn Positions>>>>,
 }
 
 /// What an arrow did and where it is.
@@ -215,7 +215,7 @@ pub fn run(
     for source in arrows.sources() {
         let progress = Arc::new(Progress::default());
         tasks.spawn(source::run(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
-        running.arrows.push(RunningSource { source, progress, log: log.clone(), asking: Arc::default() });
+        running.arrows.push(RunningSource { source, progress, log: log.clone(), positions: Arc::default() });
     }
     for ping in &arrows.ping_sources {
         let health = running.others.register(&ping.metadata.name);
@@ -278,16 +278,16 @@ impl RunningSource {
         }
     }
 
-    /// None while the log does not tell. In a task of its own, which ends also when whoever asked is gone: a consumer
-    /// that was opened half is of no use to the next one.
+    /// `None` while the log cannot tell. Runs in a task of its own, which ends even if the caller is gone: positions that
+    /// were abandoned in the middle of a question cannot be asked again.
     async fn lag(&self) -> Option<i64> {
-        let mut asking = timeout(LAG_TIMEOUT, self.asking.clone().lock_owned()).await.ok()?;
+        let mut positions = timeout(LAG_TIMEOUT, self.positions.clone().lock_owned()).await.ok()?;
         let (source, log, progress) = (self.source.clone(), self.log.clone(), self.progress.clone());
         let asked = tokio::spawn(async move {
-            let kept = asking.take();
-            // A consumer that failed is not put back.
-            let (consumer, lag) = lag(kept, &source, &*log, &progress).await.ok()?;
-            *asking = Some(consumer);
+            let opened = positions.take();
+            // Positions that failed are not put back.
+            let (working, lag) = lag(opened, &source, &*log, &progress).await.ok()?;
+            *positions = Some(working);
             Some(lag)
         });
         timeout(LAG_TIMEOUT, asked).await.ok()?.ok()?
@@ -295,20 +295,19 @@ impl RunningSource {
 }
 
 async fn lag(
-    kept: Option<Box<dyn Consumer>>,
+    opened: Option<Box<dyn Positions>>,
     source: &Source,
     log: &dyn Log,
     progress: &Progress,
-) -> Result<(Box<dyn Consumer>, i64), LogError> {
-    let Source { topic, group, start, .. } = source;
-    let mut consumer = match kept {
-        Some(consumer) => consumer,
-        None => log.consume(topic, Some(group), *start).await?,
+) -> Result<(Box<dyn Positions>, i64), LogError> {
+    let mut positions = match opened {
+        Some(positions) => positions,
+        None => log.positions(&source.topic, &source.group).await?,
     };
-    // First where the group is: what is finished meanwhile makes the lag no smaller than it was.
-    let committed = consumer.committed().await?;
-    let lag = progress.lag(&consumer.watermarks().await?, &committed);
-    Ok((consumer, lag))
+    // The committed offsets first: what is finished in between makes the lag no smaller than it was.
+    let committed = positions.committed().await?;
+    let lag = progress.lag(&positions.watermarks().await?, &committed);
+    Ok((positions, lag))
 }
 
 /// Maximum number of dead letters per read.

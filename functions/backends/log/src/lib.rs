@@ -89,7 +89,14 @@ pub trait Log: Appender {
         group: Option<&str>,
         start: Start,
     ) -> Result<Box<dyn Consumer>, LogError>;
-    /// Creates the topic if it is missing and the log distinguishes that; otherwise reading a missing topic fails.
+    /// Where the topic and a group's reading of it stand. Whoever asks reads nothing and is no member of the group, so
+    /// that asking triggers no rebalance.
+    async fn positions(&self, topic: &str, group: &str) -> Result<Box<dyn Positions>, LogError> {
+        // A consumer joins its group in the first poll.
+        Ok(self.consume(topic, Some(group), Start::Earliest).await?)
+    }
+    /// Creates the topic if it is missing. In Kafka, reading a missing topic fails; the embedded log knows no difference
+    /// between a missing topic and an empty one.
     async fn create(&self, _topic: &str) -> Result<(), LogError> {
         Ok(())
     }
