@@ -54,19 +54,29 @@ const SCHEMA: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
 "];
 
+/// Milliseconds since 1970 UTC.
+type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
+
 /// A log in a file.
 #[derive(Clone)]
 pub struct SqliteLog(Arc<Inner>);
 
 struct Inner {
     database: Database,
+    clock: Clock,
 }
 
 impl SqliteLog {
     /// A log in the file, created lazily.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self(Arc::new(Inner { database: Database::new(path, SCHEMA) }))
+        Self::with_clock(path, || chrono::Utc::now().timestamp_millis())
+    }
+
+    /// The same with another clock, which gives milliseconds since 1970 UTC.
+    #[must_use]
+    pub fn with_clock(path: PathBuf, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner { database: Database::new(path, SCHEMA), clock: Box::new(clock) }))
     }
 }
 
@@ -100,6 +110,8 @@ impl Log for SqliteLog {
 }
 
 impl Inner {
+    /// A record's time is the clock's, but never before the newest record of its topic: `Start::Time` finds its first
+    /// record by bisection. After the clock was ahead and set back, records keep the newest time until it has passed.
     async fn append(&self, topic: &str, records: &[Record]) -> Result<(), Error> {
         let rows = records.iter().enumerate().map(|(n, record)| row(n, record)).collect::<Vec<_>>();
         let rows = json!(rows).to_string();
@@ -114,12 +126,9 @@ impl Inner {
                 unhex(new.value ->> 1), new.value ->> 2, unhex(new.value ->> 3)
             FROM json_each(?2) AS new
             LEFT JOIN partitions ON topic = ?1 AND partition = new.value ->> 0";
-        sqlx::query(insert)
-            .bind(topic)
-            .bind(&rows)
-            .bind(chrono::Utc::now().timestamp_millis())
-            .execute(&mut *transaction)
-            .await?;
+        // Read under the write lock, so that no other writer's later time comes first.
+        let now = (self.clock)();
+        sqlx::query(insert).bind(topic).bind(&rows).bind(now).execute(&mut *transaction).await?;
         let offsets = "INSERT INTO partitions (topic, partition, next_offset)
             SELECT ?1, value ->> 0, count(*) FROM json_each(?2) WHERE true GROUP BY 2
             ON CONFLICT DO UPDATE SET next_offset = next_offset + excluded.next_offset";

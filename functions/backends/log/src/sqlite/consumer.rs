@@ -108,7 +108,8 @@ impl SqliteConsumer {
         Ok(last.unwrap_or(0))
     }
 
-    /// Time grows with the position, so bisection finds it without an index.
+    /// Position of the first record at or after a time. Times never decrease with the position, so bisection finds it
+    /// without an index.
     async fn first_since(&self, ms: i64) -> Result<i64, Error> {
         let (mut low, mut high) = (1, self.last_seq().await? + 1);
         while low < high {

@@ -4,6 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -108,8 +112,8 @@ async fn a_keys_records_stay_in_order_in_one_partition(place: &Place) {
     for partition in offsets.keys() {
         assert!(records.iter().filter(|d| d.partition == *partition).is_sorted_by_key(value));
     }
-    let kept = consumer.watermarks().await.unwrap().into_iter().filter(|(_, kept)| !kept.is_empty());
-    assert!(kept.eq(offsets.into_iter().map(|(partition, end)| (partition, 0..end))));
+    let watermarks = consumer.watermarks().await.unwrap().into_iter().filter(|(_, range)| !range.is_empty());
+    assert!(watermarks.eq(offsets.into_iter().map(|(partition, end)| (partition, 0..end))));
 }
 
 async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
@@ -213,6 +217,22 @@ async fn what_many_append_at_once_reaches_a_waiting_reader_once(place: &Place) {
     assert_eq!(values, (0..500).collect::<Vec<_>>());
 }
 
+async fn asking_where_a_group_stands_neither_reads_nor_joins(place: &Place) {
+    let (log, topic, group) = (place.log(), place.topic("t"), place.group("g"));
+    log.append(&topic, numbered(0..50)).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
+    let mut positions = place.log().positions(&topic, &group).await.unwrap();
+    assert_eq!(positions.committed().await.unwrap(), PartitionOffsets::default());
+    let is = read(&mut *consumer, 50).await;
+    consumer.commit(&next(&is)).await.unwrap();
+    assert_eq!(positions.committed().await.unwrap(), next(&is));
+    let ends = positions.watermarks().await.unwrap().into_iter().filter(|(_, range)| !range.is_empty());
+    assert!(ends.map(|(partition, range)| (partition, range.end)).eq(next(&is)));
+    // The reader still owns every partition: nothing is revoked for whoever only asked.
+    let waiting = timeout(Duration::from_millis(500), consumer.poll(7)).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+}
+
 async fn a_poll_that_was_given_up_loses_nothing(place: &Place) {
     let (log, topic) = (place.log(), place.topic("t"));
     log.append(&topic, numbered(0..200)).await.unwrap();
@@ -266,6 +286,7 @@ macro_rules! suite {
             a_reader_starts_where_it_is_told,
             what_is_there_now_is_read_to_the_end_and_no_further,
             a_consumer_without_room_loses_nothing,
+            asking_where_a_group_stands_neither_reads_nor_joins,
             what_many_append_at_once_reaches_a_waiting_reader_once,
             a_poll_that_was_given_up_loses_nothing,
             calls_that_are_given_up_leave_nothing_behind,
@@ -291,6 +312,52 @@ suite!(on_sqlite, Place::sqlite());
 
 #[cfg(feature = "services")]
 suite!(on_kafka, Place::kafka());
+
+/// Hours after some hour, milliseconds since 1970 UTC.
+fn hour(n: i64) -> i64 {
+    (1_700_000_000 + n * 3_600) * 1_000
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_and_set_back_hides_no_record_from_a_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicI64::new(0));
+    let open = || {
+        let now = now.clone();
+        SqliteLog::with_clock(dir.path().join("log.db"), move || now.load(SeqCst))
+    };
+    let log = open();
+    // Appended at the true hours 0, 1, 2, 3 and 5. At 1 the clock is three hours ahead, from 2 on it is right again.
+    for (n, clock) in [0, 4, 2, 3, 5].into_iter().enumerate() {
+        now.store(hour(clock), SeqCst);
+        log.append("t", numbered(n..n + 1)).await.unwrap();
+    }
+    let mut all = log.consume("t", None, Start::Earliest).await.unwrap();
+    let times: Vec<_> = read(&mut *all, 5).await.iter().map(|delivered| delivered.time_ms).collect();
+    assert_eq!(times, [hour(0), hour(4), hour(4), hour(4), hour(5)]);
+    // Another process with another clock follows the same rule, and each topic has its own newest time.
+    now.store(hour(2), SeqCst);
+    let other = open();
+    other.append("t", numbered(5..6)).await.unwrap();
+    other.append("other", numbered(0..1)).await.unwrap();
+    let mut all = other.consume("other", None, Start::Earliest).await.unwrap();
+    assert_eq!(read(&mut *all, 1).await[0].time_ms, hour(2));
+    for (from, first) in [
+        (hour(0), 0),
+        // From 1 to 4, more is read than was appended since, but nothing is skipped for its future time.
+        (hour(0) + 1, 1),
+        (hour(2), 1),
+        (hour(3), 1),
+        (hour(4), 1),
+        (hour(4) + 1, 4),
+        (hour(5), 4),
+    ] {
+        for group in [None, Some(format!("from {from}"))] {
+            let mut consumer = log.consume("t", group.as_deref(), Start::Time(from)).await.unwrap();
+            assert_eq!(values(&read_now(&mut *consumer).await), (first..6).collect(), "{from}");
+        }
+    }
+}
 
 #[tokio::test]
 async fn a_reader_is_woken_and_an_append_fails_when_files_go_away() {
