@@ -248,7 +248,7 @@ async fn find(app: &App, id: Uuid) -> Record {
 fn foreign_records() -> Vec<(&'static str, Record)> {
     let record = |headers: &[(&str, &[u8])], value: Option<&[u8]>| Record {
         key: None,
-        headers: headers.iter().map(|(n, v)| ((*n).to_owned(), Bytes::copy_from_slice(v))).collect(),
+        headers: headers.iter().map(|(n, v)| ((*n).to_owned(), Some(Bytes::copy_from_slice(v)))).collect(),
         value: value.map(Bytes::copy_from_slice),
     };
     let event = |name: &'static str, value: &'static [u8]| {
@@ -281,11 +281,11 @@ fn foreign_records() -> Vec<(&'static str, Record)> {
         ),
         ("a large value", record(&[], Some(&[b'x'; 700_000]))),
     ];
-    let many: Vec<_> = (0..30_000).map(|n| (format!("h{n}"), Bytes::from_static(b"v"))).collect();
+    let many: Vec<_> = (0..30_000).map(|n| (format!("h{n}"), Some(Bytes::from_static(b"v")))).collect();
     let value = Some(Bytes::from_static(b"30,000 headers"));
     records.push(("30,000 headers", Record { key: None, headers: many.clone(), value }));
     let mut headers: Vec<_> =
-        event("ce_x", b"y").into_iter().map(|(n, v)| (n.to_owned(), Bytes::from_static(v))).collect();
+        event("ce_x", b"y").into_iter().map(|(n, v)| (n.to_owned(), Some(Bytes::from_static(v)))).collect();
     headers.extend(many.into_iter().map(|(n, v)| (format!("ce_{n}"), v)));
     let value = Some(Bytes::from_static(b"30,000 attributes"));
     records.push(("30,000 attributes", Record { key: None, headers, value }));
@@ -424,7 +424,7 @@ fn random_record(random: &mut StdRng, id: Uuid) -> Record {
             1 => random.random_iter().take(5).collect(),
             _ => values[random.random_range(0..values.len())].into(),
         };
-        (name, Bytes::from(value))
+        (name, random.random_bool(0.9).then(|| Bytes::from(value)))
     });
     let headers = headers.collect();
     let value = match random.random_range(0..4) {

@@ -37,7 +37,8 @@ fn conflicting(id: Uuid, name: &str) -> Bytes {
 fn record(headers: &[(&str, &str)], value: Bytes) -> Record {
     let needed = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/dead-letters")];
     let headers = needed.iter().chain(headers);
-    let headers = headers.map(|(name, value)| ((*name).to_owned(), Bytes::copy_from_slice(value.as_bytes())));
+    let headers =
+        headers.map(|(name, value)| ((*name).to_owned(), Some(Bytes::copy_from_slice(value.as_bytes()))));
     Record { key: None, headers: headers.collect(), value: Some(value) }
 }
 

@@ -62,14 +62,14 @@ fn truncated(record: &Record) -> Option<Record> {
         smaller.value = Some(value.slice(..(value.len() / 2).max(SMALLEST)));
     } else {
         smaller.headers.retain(|(name, _)| is_kept(name));
-        smaller.headers.iter_mut().for_each(|(_, value)| *value = cut(value));
+        smaller.headers.iter_mut().for_each(|(_, value)| *value = value.as_ref().map(cut));
         smaller.key = record.key.as_ref().map(cut);
     }
     if smaller == *record {
         return None;
     }
     if record.header(TRUNCATED).is_none() {
-        smaller.headers.push((TRUNCATED.to_owned(), Bytes::from(value.len().to_string())));
+        smaller.push_header(TRUNCATED, value.len().to_string());
     }
     Some(smaller)
 }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_record_shrinks_until_nothing_is_left_to_cut() {
-        let header = |name: &str, len| (name.to_owned(), Bytes::from("é".repeat(len)));
+        let header = |name: &str, len| (name.to_owned(), Some(Bytes::from("é".repeat(len))));
         let headers =
             vec![header("ce_id", 5_000), header("ce_other", 5_000), header(crate::control::RESOLUTION, 1)];
         let mut record = Record {

@@ -208,7 +208,7 @@ impl DeadLetter {
         let DeadLetterId { partition, offset } = self.id;
         let resolution = serde_json::json!(Resolution { partition, offset, how: how.to_owned() });
         let mut record = event.to_record();
-        record.headers.push((RESOLUTION.to_owned(), Bytes::from(resolution.to_string())));
+        record.push_header(RESOLUTION, resolution.to_string());
         // In the dead letter's own partition, so that it is read after it.
         record.key.clone_from(&self.key);
         Ok(log.append(topic, vec![record]).await?)

@@ -223,7 +223,7 @@ impl Dispatcher {
         let mut event: Event = Event::undeliverable(delivered, self.source.origin(), why);
         event.set("knativeerrordest", self.sink.destination(function, namespace));
         let mut record = event.to_record();
-        record.headers.push((UNDELIVERABLE.to_owned(), Bytes::new()));
+        record.push_header(UNDELIVERABLE, Bytes::new());
         record
     }
 }

@@ -328,7 +328,7 @@ pub fn event(id: &str, key: &str) -> Record {
     ];
     Record {
         key: Some(Bytes::from(key.to_owned())),
-        headers: headers.map(|(n, v)| (n.to_owned(), Bytes::from(v.to_owned()))).into(),
+        headers: headers.map(|(n, v)| (n.to_owned(), Some(Bytes::from(v.to_owned())))).into(),
         value: Some(Bytes::from_static(b"{}")),
     }
 }

@@ -3,7 +3,6 @@
 use std::{sync::Arc, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use backend_log::{Log, Start};
-use bytes::Bytes;
 use eventing::{
     dead_letters::DeadLetters,
     event_sources::{self, Resources},
@@ -101,7 +100,7 @@ async fn an_event_cannot_resolve_a_dead_letter_or_say_why_it_died() {
         ("lambda-architecture-truncated", "1"),
     ] {
         forged.headers.retain(|(n, _)| n != name);
-        forged.headers.push((name.to_owned(), Bytes::from(value)));
+        forged.push_header(name, value);
     }
     log.0.put("user", forged);
     let refusing = Function::new(Duration::ZERO, |_| Err(SinkError("refused".into())));
@@ -128,7 +127,7 @@ async fn a_dead_letter_goes_only_where_a_source_leads() {
         ("", ""),
     ] {
         let mut record = event("1", "a");
-        record.headers.push(("ce_knativeerrordest".to_owned(), Bytes::from(destination)));
+        record.push_header("ce_knativeerrordest", destination);
         log.0.put(DEAD, record);
         let letter = DeadLetters::read(&log, DEAD).await.unwrap().pop().unwrap();
         assert_eq!(letter.function(), function, "{destination}");
@@ -144,7 +143,7 @@ async fn a_dead_letter_says_where_its_record_was_and_keeps_its_extensions() {
     let log = Shared::default();
     log.0.put("user", event("1", "a"));
     let mut died = event("2", "a");
-    died.headers.push(("ce_own".to_owned(), Bytes::from_static(b"kept")));
+    died.push_header("ce_own", "kept");
     log.0.put("user", died);
     let picky =
         Function::new(Duration::ZERO, |r: &_| status(if value(r, "ce-id") == "2" { 400 } else { 200 }));
@@ -166,7 +165,7 @@ async fn a_dead_letter_says_where_its_record_was_and_keeps_its_extensions() {
 async fn a_record_of_the_dead_letters_that_is_no_event_is_listed_too() {
     let log = Shared::default();
     let mut broken = event("1", "a");
-    broken.headers.push(("ce_other".into(), Bytes::from_static(&[0xff])));
+    broken.push_header("ce_other", &[0xff][..]);
     log.0.put(DEAD, broken);
     let letter = DeadLetters::read(&log, DEAD).await.unwrap().remove(0);
     assert_eq!(letter.function(), "");

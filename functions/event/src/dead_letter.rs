@@ -69,8 +69,8 @@ impl Event {
     }
 
     /// The event around a record that cannot be sent, for the dead letter: its value is the data, its key
-    /// (`recordkey`) and the values of its headers (`recordheaders`, a JSON array of pairs) are Base64, and `why` is the
-    /// reason as if a function had answered it. What is too long is cut and named in `recordtruncated`.
+    /// (`recordkey`) and the values of its headers (`recordheaders`, a JSON array of pairs; null without a value) are
+    /// Base64, and `why` is the reason as if a function had answered it. What is too long is cut and named in `recordtruncated`.
     #[must_use]
     pub fn undeliverable(delivered: &Delivered, origin: Origin<'_>, why: impl Display) -> Self {
         let Delivered { partition, offset, time_ms, record } = delivered;
@@ -136,11 +136,12 @@ impl RawRecord {
         let number = |name: &str| attribute(name)?.parse::<i64>().map_err(|e| format!("`{name}`: {e}"));
         let partition = number("knativekafkapartition")?;
         let time = event.attribute("time").and_then(|time| DateTime::parse_from_rfc3339(time).ok());
-        let headers: Vec<(String, String)> = event
+        let headers: Vec<(String, Option<String>)> = event
             .attribute("recordheaders")
             .map_or(Ok(Vec::new()), serde_json::from_str)
             .map_err(not_whole)?;
-        let headers = headers.into_iter().map(|(name, value)| Ok((name, decoded(&value)?)));
+        let headers =
+            headers.into_iter().map(|(name, value)| Ok((name, value.as_deref().map(decoded).transpose()?)));
         let record = Record {
             key: event.attribute("recordkey").map(decoded).transpose()?,
             headers: headers.collect::<Result<_, String>>()?,
@@ -193,14 +194,14 @@ fn headers(record: &Record, cut: &mut Vec<&'static str>) -> String {
     let mut room = MAX_HEADERS;
     let mut kept = Vec::new();
     for (name, value) in &record.headers {
-        let size = 8 + 6 * name.len() + value.len().div_ceil(3) * 4;
+        let size = 8 + 6 * name.len() + value.as_ref().map_or(0, Bytes::len).div_ceil(3) * 4;
         if size > room {
             cut.push("headers");
             break;
         }
         room -= size;
-        kept.push((name, BASE64_STANDARD.encode(value)));
+        kept.push((name, value.as_ref().map(|value| BASE64_STANDARD.encode(value))));
     }
-    // Pairs of strings have no way to fail to serialise.
+    // Pairs of strings or nulls have no way to fail to serialise.
     serde_json::to_string(&kept).unwrap_or_default()
 }

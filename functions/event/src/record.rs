@@ -15,25 +15,37 @@ const PLAIN_RECORD: &str = "dev.knative.kafka.event";
 pub struct Record {
     /// Determines the partition: a user's id.
     pub key: Option<Bytes>,
-    /// In order; names are as given (`ce_id`, `content-type`, …).
-    pub headers: Vec<(String, Bytes)>,
+    /// In order; names are as given (`ce_id`, `content-type`, …). Kafka knows headers without a value: `None`, which is
+    /// not the empty value.
+    pub headers: Vec<(String, Option<Bytes>)>,
     /// The data; `None` is a tombstone.
     pub value: Option<Bytes>,
 }
 
 impl Record {
-    /// The first header of that name.
+    /// The value of the first header of that name that has one.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Bytes> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+        self.values().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// Adds a header with a value.
+    pub fn push_header(&mut self, name: impl Into<String>, value: impl Into<Bytes>) {
+        self.headers.push((name.into(), Some(value.into())));
+    }
+
+    /// The headers that have a value. Events are read from these alone, as CloudEvents' own readers do.
+    fn values(&self) -> impl Iterator<Item = (&str, &Bytes)> {
+        self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_ref()?)))
     }
 
     /// Size of key, headers and value, including the memory of the header list, bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let header =
-            |(name, value): &(String, Bytes)| size_of::<(String, Bytes)>() + name.len() + value.len();
         let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
+        let header = |(name, value): &(String, Option<Bytes>)| {
+            size_of_val(name) + size_of_val(value) + name.len() + bytes(value)
+        };
         bytes(&self.key) + bytes(&self.value) + self.headers.iter().map(header).sum::<usize>()
     }
 
@@ -101,7 +113,7 @@ impl Event {
         if let Some(key) = &record.key {
             event.set_key(&String::from_utf8_lossy(key));
         }
-        event.set_record_headers(&record.headers);
+        event.set_record_headers(record);
         // Drop a content type that HTTP cannot express: the record is still usable.
         event.content_type = content_type.filter(|kind| http::HeaderValue::try_from(kind).is_ok());
         event.data = record.value.clone().unwrap_or_default();
@@ -111,18 +123,23 @@ impl Event {
     /// The record that a KafkaSink makes of the event: binary mode, its key the extension `partitionkey`.
     #[must_use]
     pub fn to_record(&self) -> Record {
-        let header = |(name, value): &(String, String)| (format!("ce_{name}"), Bytes::from(value.clone()));
-        let mut headers: Vec<_> = self.attributes.iter().map(header).collect();
-        headers.extend(self.content_type.iter().map(|t| ("content-type".to_owned(), Bytes::from(t.clone()))));
         let key = self.attribute("partitionkey").map(|key| Bytes::from(key.to_owned()));
-        Record { key, headers, value: Some(self.data.clone()) }
+        let headers = Vec::with_capacity(self.attributes.len() + 1);
+        let mut record = Record { key, headers, value: Some(self.data.clone()) };
+        for (name, value) in &self.attributes {
+            record.push_header(format!("ce_{name}"), value.clone());
+        }
+        if let Some(content_type) = &self.content_type {
+            record.push_header("content-type", content_type.clone());
+        }
+        record
     }
 
     fn binary_record(record: &Record, content_type: Option<String>) -> Result<Self, Undecodable> {
         let mut event =
             Self { content_type, data: record.value.clone().unwrap_or_default(), ..Self::default() };
         let mut seen = HashMap::with_capacity(record.headers.len());
-        for (header, value) in &record.headers {
+        for (header, value) in record.values() {
             let Some(name) = header.strip_prefix("ce_") else { continue };
             let name = name.to_ascii_lowercase();
             let value = std::str::from_utf8(value)
@@ -164,9 +181,9 @@ impl Event {
     }
 
     /// Each header as an extension; if names collide, the last one wins.
-    fn set_record_headers(&mut self, headers: &[(String, Bytes)]) {
+    fn set_record_headers(&mut self, record: &Record) {
         let mut places: HashMap<String, usize> = HashMap::new();
-        for (name, value) in headers {
+        for (name, value) in record.values() {
             let name = format!("kafkaheader{}", extension_name(name));
             let value = String::from_utf8_lossy(value).into_owned();
             if let Some(place) = places.get(&name) {

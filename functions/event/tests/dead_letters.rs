@@ -16,7 +16,7 @@ impl Undelivered for NoAnswer {
 }
 
 fn delivered(headers: &[(&str, &str)], value: impl Into<Bytes>) -> Delivered {
-    let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Bytes::from((*value).to_owned()));
+    let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Some(Bytes::from((*value).to_owned())));
     let record = Record {
         key: Some(Bytes::from_static(b"\xffk")),
         headers: headers.iter().map(header).collect(),
@@ -47,11 +47,11 @@ fn an_event_with_more_attributes_than_headers_fit_is_no_panic() {
 
     let mut many =
         delivered(&[("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/"), ("ce_type", "t")], "{}");
-    let names = (0..40_000).map(|n| (format!("ce_x{n}"), Bytes::from_static(b"1")));
+    let names = (0..40_000).map(|n| (format!("ce_x{n}"), Some(Bytes::from_static(b"1"))));
     many.record.headers.extend(names);
     assert!(fault(&many).to_string().contains("attributes"));
     assert_eq!(is_letter(&many).attribute("recordtruncated"), Some("headers"));
-    let plain = |n| (format!("h{n}"), Bytes::from_static(b"1"));
+    let plain = |n| (format!("h{n}"), Some(Bytes::from_static(b"1")));
     let mut many = delivered(&[], r#"{"a":1}"#);
     many.record.headers.extend((0..92).map(plain));
     assert_eq!(is_letter(&many).to_structured()["data_base64"], BASE64_STANDARD.encode(r#"{"a":1}"#));
@@ -59,13 +59,17 @@ fn an_event_with_more_attributes_than_headers_fit_is_no_panic() {
 
 #[test]
 fn an_undeliverable_record_is_kept_with_all_that_it_was() {
-    let delivered = delivered(&[("ce_specversion", "1.0"), ("ce_id", "\u{1}")], &b"\xff\x00"[..]);
+    let mut delivered = delivered(&[("ce_specversion", "1.0"), ("ce_id", "\u{1}")], &b"\xff\x00"[..]);
+    delivered.record.headers.extend([("none".to_owned(), None), ("empty".to_owned(), Some(Bytes::new()))]);
     let letter = is_letter(&delivered);
     let shown = letter.to_structured();
     for (name, value) in [
         ("data_base64", BASE64_STANDARD.encode(b"\xff\x00")),
         ("recordkey", BASE64_STANDARD.encode(b"\xffk")),
-        ("recordheaders", r#"[["ce_specversion","MS4w"],["ce_id","AQ=="]]"#.to_owned()),
+        (
+            "recordheaders",
+            r#"[["ce_specversion","MS4w"],["ce_id","AQ=="],["none",null],["empty",""]]"#.to_owned(),
+        ),
         ("knativekafkapartition", "3".to_owned()),
         ("knativekafkaoffset", "14".to_owned()),
         ("knativeerrordata", BASE64_STANDARD.encode(fault(&delivered).to_string())),
@@ -81,6 +85,24 @@ fn an_undeliverable_record_is_kept_with_all_that_it_was() {
     assert_eq!(raw.origin().source(), ORIGIN.source());
     let request = letter.to_request("default").unwrap();
     assert!(!request.headers().contains_key("ce-recordheaders"), "a replay sends the data alone");
+}
+
+#[test]
+fn a_header_without_a_value_is_no_attribute() {
+    let own = [("ce_id", "1"), ("ce_source", "/s"), ("ce_type", "t"), ("content-type", "text/plain")];
+    let mut sent = delivered(&own, "data");
+    // The first of a name is without a value, or the only one.
+    sent.record.headers.insert(0, ("ce_id".to_owned(), None));
+    sent.record.headers.extend(["ce_subject", "content-type", "plain"].map(|name| (name.to_owned(), None)));
+    let plain = Event::from_record(&sent, ORIGIN).unwrap();
+    assert_eq!(plain.attribute("kafkaheaderceid"), Some("1"));
+    assert_eq!((plain.attribute("kafkaheaderplain"), plain.attribute("kafkaheadercesubject")), (None, None));
+    sent.record.headers.push(("ce_specversion".to_owned(), None));
+    assert_eq!(Event::from_record(&sent, ORIGIN).unwrap(), plain, "it claims to be no event");
+    sent.record.push_header("ce_specversion", "1.0");
+    let event = Event::from_record(&sent, ORIGIN).unwrap();
+    assert_eq!((event.attribute("id"), event.attribute("subject")), (Some("1"), None));
+    assert_eq!(event.content_type.as_deref(), Some("text/plain"));
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn records_take_linear_time() {
         let run = |count: &str| {
             let headers = required.iter().map(|name| format!("ce_{name}"));
             let headers = headers.chain((0..count.len()).map(|n| format!("{prefix}{n}")));
-            let headers = headers.map(|name| (name, Bytes::from_static(b"1.0"))).collect();
+            let headers = headers.map(|name| (name, Some(Bytes::from_static(b"1.0")))).collect();
             let record = Record { key: None, headers, value: None };
             let delivered = Delivered { partition: 0, offset: 0, time_ms: 0, record };
             let event = Event::of_record(&delivered, origin).unwrap();

@@ -122,7 +122,7 @@ proptest! {
         // Binary and structured records, and what one mode accepts so does the other.
         is_same(&through_a_source(read.to_record()));
         let json = Bytes::from(read.to_structured().to_string());
-        let headers = vec![("content-type".to_owned(), Bytes::from(STRUCTURED))];
+        let headers = vec![("content-type".to_owned(), Some(Bytes::from(STRUCTURED)))];
         let is_binary_data = read.to_structured().get("data").is_none();
         let through = through_a_source(Record { key: None, headers, value: Some(json) });
         assert_eq!(sorted(&through), sorted(&read));
@@ -178,13 +178,14 @@ proptest! {
             Just("ce_specversion".to_owned()), Just("ce_id".to_owned()), Just("ce_source".to_owned()),
             Just("ce_type".to_owned()), Just("content-type".to_owned()), "ce_[a-z]{0,80}", any::<String>(),
         ], prop_oneof![
-            vec(any::<u8>(), 0..20), Just(b"application/cloudevents+json".to_vec()), Just(b"1.0".to_vec()),
-            Just(b"application/cloudevents-batch+json".to_vec()),
+            Just(None), vec(any::<u8>(), 0..20).prop_map(Some),
+            Just(Some(b"application/cloudevents+json".to_vec())), Just(Some(b"1.0".to_vec())),
+            Just(Some(b"application/cloudevents-batch+json".to_vec())),
         ]), 0..90),
         value in option::of(vec(any::<u8>(), 0..200)),
         time_ms in any::<i64>(),
     ) {
-        let headers = headers.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
+        let headers = headers.into_iter().map(|(name, value)| (name, value.map(Bytes::from))).collect();
         let record = Record { key: key.map(Bytes::from), headers, value: value.clone().map(Bytes::from) };
         let delivered = Delivered { partition: 0, offset: 1, time_ms, record };
         let sent = Event::of_record(&delivered, ORIGIN).and_then(|event| event.to_request("default"));

@@ -169,12 +169,14 @@ fn row(n: usize, record: &Record) -> (u32, Option<String>, String, Option<String
         // Without a key any partition will do.
         None => u32::try_from(n).unwrap_or(0) % PARTITIONS,
     };
-    let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name, text_or_hex(value))).collect();
+    let headers: Vec<_> =
+        record.headers.iter().map(|(name, value)| (name, header_value(value.as_deref()))).collect();
     (partition, record.key.as_deref().map(hex), json!(headers).to_string(), record.value.as_deref().map(hex))
 }
 
-/// A header's value is text nearly always; a list of its bytes otherwise.
-fn text_or_hex(value: &[u8]) -> serde_json::Value {
+/// A header's value as JSON: text if it is UTF-8, otherwise a list of its bytes; null if it has none.
+fn header_value(value: Option<&[u8]>) -> serde_json::Value {
+    let Some(value) = value else { return serde_json::Value::Null };
     std::str::from_utf8(value).map_or_else(|_| json!(value), |text| json!(text))
 }
 

@@ -25,12 +25,12 @@ pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
     }
 }
 
-/// Drops headers without a value (CloudEvents' own reader skips them too).
-fn headers(headers: &impl Headers) -> Vec<(String, Bytes)> {
+/// All headers but those whose name is not UTF-8, which rdkafka cannot give out.
+fn headers(headers: &impl Headers) -> Vec<(String, Option<Bytes>)> {
     let header = |at| {
-        // rdkafka panics on a name that is not UTF-8, which any producer may write; drop such a header.
+        // rdkafka panics on such a name, which any producer may write.
         let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(at))).ok()??;
-        Some((header.key.to_owned(), Bytes::copy_from_slice(header.value?)))
+        Some((header.key.to_owned(), header.value.map(Bytes::copy_from_slice)))
     };
     (0..headers.count()).filter_map(header).collect()
 }

@@ -120,7 +120,7 @@ impl Producer {
 /// Bytes of a record as Kafka counts them, but for a few of its own.
 fn wire_size(record: &Record) -> usize {
     let bytes = |field: &Option<bytes::Bytes>| field.as_ref().map_or(0, bytes::Bytes::len);
-    let headers = record.headers.iter().map(|(name, value)| name.len() + value.len());
+    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value));
     bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
 }
 
@@ -143,8 +143,8 @@ fn message<'a>(
     message.payload = record.value.as_deref();
     if !record.headers.is_empty() {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        let insert = |headers: OwnedHeaders, (name, value): &(String, bytes::Bytes)| {
-            headers.insert(Header { key: name, value: Some(&value[..]) })
+        let insert = |headers: OwnedHeaders, (name, value): &(String, Option<bytes::Bytes>)| {
+            headers.insert(Header { key: name, value: value.as_deref() })
         };
         message.headers = Some(record.headers.iter().fold(headers, insert));
     }

@@ -269,12 +269,12 @@ fn delivered((_, partition, offset, time_ms, key, text, value): Row) -> Delivere
         Value::Text(text) => Bytes::from(text),
         Value::Bytes(bytes) => Bytes::from(bytes),
     };
-    let headers = match serde_json::from_slice::<Vec<(String, Value)>>(&text) {
-        Ok(headers) => headers.into_iter().map(|(name, value)| (name, bytes(value))).collect(),
+    let headers = match serde_json::from_slice::<Vec<(String, Option<Value>)>>(&text) {
+        Ok(headers) => headers.into_iter().map(|(name, value)| (name, value.map(bytes))).collect(),
         Err(why) => {
             tracing::error!(partition, offset, %why, "the headers of a record are corrupt");
-            let version = ("ce_specversion".to_owned(), Bytes::from_static(b"1.0"));
-            vec![version, (CORRUPT_HEADERS.to_owned(), Bytes::from(text))]
+            let version = ("ce_specversion".to_owned(), Some(Bytes::from_static(b"1.0")));
+            vec![version, (CORRUPT_HEADERS.to_owned(), Some(Bytes::from(text)))]
         }
     };
     let record = Record { key: key.map(Bytes::from), headers, value: value.map(Bytes::from) };
@@ -293,7 +293,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = SqliteLog::new(folder.path().join("log.sqlite"));
         let record = |value: &'static str| Record {
-            headers: vec![("ce_specversion".into(), "1.0".into()), ("ce_id".into(), value.into())],
+            headers: vec![
+                ("ce_specversion".into(), Some("1.0".into())),
+                ("ce_id".into(), Some(value.into())),
+            ],
             value: Some(Bytes::from(value)),
             ..Record::default()
         };

@@ -30,8 +30,10 @@ fn record(key: &str, value: &str) -> Record {
     Record {
         key: Some(Bytes::from(key.to_owned())),
         headers: vec![
-            ("ce_id".to_owned(), Bytes::from(value.to_owned())),
-            ("raw".to_owned(), Bytes::from_static(&[0, 255, 1])),
+            ("ce_id".to_owned(), Some(Bytes::from(value.to_owned()))),
+            ("raw".to_owned(), Some(Bytes::from_static(&[0, 255, 1]))),
+            ("empty".to_owned(), Some(Bytes::new())),
+            ("nothing".to_owned(), None),
         ],
         value: Some(Bytes::from(value.to_owned())),
     }
