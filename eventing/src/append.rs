@@ -10,7 +10,7 @@ use framework::supervise::panic_message;
 use futures_util::FutureExt;
 use tokio::time::sleep;
 
-use crate::{control::TRUNCATED, source::RETRY_BACKOFF, warning::Warning};
+use crate::{control::TRUNCATED, failing::RETRY_BACKOFF, warning::Warning};
 
 /// What is left of a value, a key or a header that was cut as far as may be.
 const SMALLEST: usize = 1_024;

@@ -1,5 +1,5 @@
-//! Sends a source's records to its function: as many at once as the source allows, each until it arrived or is in the
-//! dead letters. Only then its offset counts as finished.
+//! Sends a source's records to its function: as many at once as the source allows, each until it is delivered or a dead
+//! letter. Only then does its offset count as finished.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -23,25 +23,27 @@ use crate::{
     control::UNDELIVERABLE,
     delivery::{Failure, deliver},
     event::Event,
+    failing::RETRY_BACKOFF,
     offsets::Offsets,
+    progress::Progress,
     queue::Queue,
     reader::Revocation,
     sink::Sink,
-    source::{Progress, RETRY_BACKOFF, Source, lock},
+    source::Source,
     warning::Warning,
 };
 
-/// Bytes of records read ahead. A log gives out many records of a partition before it comes to the next one, and an
-/// ordered source needs some of each to have many under way.
+/// Bytes of records to buffer. A log returns long runs of one partition, and an ordered source needs records of many
+/// partitions to have many events in flight.
 const READ_AHEAD: usize = 16 * 1024 * 1024;
-/// How often offsets are committed.
+/// Interval between commits.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
-/// How long what is under way may take when the source is stopped.
+/// How long deliveries in flight may take after the source is stopped.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a record is tried that makes the code panic.
+/// Attempts to send a record that makes this code panic.
 const PANIC_TRIES: u32 = 3;
 
-/// What sends the records of one source.
+/// Sends the records of one source. [`Reader`](crate::reader::Reader) says why the two cannot deadlock.
 pub(crate) struct Dispatcher {
     pub(crate) source: Source,
     pub(crate) log: Arc<dyn Log>,
@@ -51,7 +53,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Runs until it is told to stop, then lets what is under way end.
+    /// Runs until `stop`, then drains deliveries in flight and hands over the last commit.
     pub(crate) async fn run(
         &self,
         mut records: mpsc::Receiver<Vec<Delivered>>,
@@ -72,7 +74,7 @@ impl Dispatcher {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 Some(Revocation { partitions, answer }) = revocations.recv() => {
-                    // What was read before must not come after.
+                    // Records that were read before the revocation must not be begun after it.
                     while let Ok(batch) = records.try_recv() {
                         self.begin(batch, &mut queue, &mut offsets);
                     }
@@ -85,7 +87,7 @@ impl Dispatcher {
                 Some(batch) = records.recv(), if queue.waiting() < READ_AHEAD => {
                     self.begin(batch, &mut queue, &mut offsets);
                 }
-                // Without waiting: a reader that cannot commit now takes it later.
+                // Without waiting for the reader: what it cannot take now is part of the next commit.
                 _ = commit.tick() => if let Ok(room) = commits.try_reserve()
                     && let Some(next) = offsets.take_commit()
                 {
@@ -99,7 +101,7 @@ impl Dispatcher {
                 self.finish(&mut offsets, partition, offset, finished);
             }
         };
-        // What does not end in time is sent again after the next start.
+        // What is not delivered in time is sent again after the next start.
         let _ = timeout(DRAIN_TIMEOUT, drain).await;
         if let Some(next) = offsets.take_commit() {
             let _ = commits.send(next).await;
@@ -107,9 +109,9 @@ impl Dispatcher {
     }
 
     fn begin(&self, records: Vec<Delivered>, queue: &mut Queue, offsets: &mut Offsets) {
-        let mut own = lock(&self.progress.own);
+        let mut unfinished = self.progress.unfinished();
         for delivered in records {
-            own.entry(delivered.partition).or_insert(delivered.offset);
+            unfinished.entry(delivered.partition).or_insert(delivered.offset);
             offsets.begin(delivered.partition, delivered.offset);
             queue.push(delivered);
         }
@@ -117,39 +119,40 @@ impl Dispatcher {
 
     fn finish(&self, offsets: &mut Offsets, partition: i32, offset: i64, finished: bool) {
         if let Some(next) = finished.then(|| offsets.finish(partition, offset)).flatten() {
-            lock(&self.progress.own).insert(partition, next);
+            self.progress.unfinished().insert(partition, next);
         }
     }
 
-    /// Others read these partitions from now on, or all are read anew; answers the offsets from which.
+    /// Drops what is buffered of revoked partitions, or of all. Returns their first unfinished offsets.
     fn forget(
         &self,
         partitions: Option<Vec<i32>>,
         queue: &mut Queue,
         offsets: &mut Offsets,
     ) -> PartitionOffsets {
-        let mut own = lock(&self.progress.own);
-        let partitions = partitions.unwrap_or_else(|| own.keys().copied().collect());
+        let mut unfinished = self.progress.unfinished();
+        let partitions = partitions.unwrap_or_else(|| unfinished.keys().copied().collect());
         let next = |partition: &i32| {
-            own.remove(partition);
+            unfinished.remove(partition);
             queue.forget(*partition);
             Some((*partition, offsets.forget(*partition)?))
         };
         partitions.iter().filter_map(next).collect()
     }
 
-    /// Sends a record until it arrived or is in the dead letters; not finished when the source is stopped before that.
+    /// Sends a record until it is delivered or a dead letter. Returns partition, offset and whether it is finished: it is
+    /// not if the source is stopped first.
     async fn send(&self, delivered: Delivered, away: &Mutex<Warning>) -> (i32, i64, bool) {
         let finished = tokio::select! {
             biased;
             () = self.finish_record(&delivered, away) => true,
-            // A request under way may still be answered; a wait for the next try is given up.
+            // A request in flight may still be answered; a retry is given up.
             () = async { self.stop.cancelled().await; sleep(DRAIN_TIMEOUT / 2).await } => false,
         };
         (delivered.partition, delivered.offset, finished)
     }
 
-    /// A panic is the record's: nothing else is done with it here, and the others go on.
+    /// Catches panics, so that a record that causes one becomes a dead letter and stops no other record.
     async fn finish_record(&self, delivered: &Delivered, away: &Mutex<Warning>) {
         let Self { source, progress, .. } = self;
         let mut tries = 1;
@@ -173,12 +176,12 @@ impl Dispatcher {
                 }
             }
         };
-        // Only once it is there may the offset be committed: an event must never be in neither place.
+        // The offset counts as finished after that: a crash in between must not lose the event.
         append(&*self.log, &source.dead_letters, dead).await;
         progress.dead.fetch_add(1, Relaxed);
     }
 
-    /// Sends a record until it arrived; otherwise answers the dead letter that it becomes.
+    /// Sends a record until it is delivered. The error is the dead letter that it becomes.
     async fn arrive(&self, delivered: &Delivered, away: &Mutex<Warning>) -> Result<(), Record> {
         let Self { source, progress, .. } = self;
         let made =

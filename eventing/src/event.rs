@@ -1,4 +1,4 @@
-//! The events that sources send; see the crate `event`.
+//! The events that sources send (crate `event`), and what a failed delivery adds to a dead letter.
 
 use event::{Answer, Undelivered};
 pub use event::{Event, Origin, RawRecord, Undecodable};

@@ -13,13 +13,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     dead_letters::DeadLetters,
+    failing::chain,
     manifest::{
         Destination, KafkaSink, KafkaSource, Manifest, ManifestError, PingSource, Reference, Resource,
         Service,
     },
-    ping,
+    ping, pipeline,
+    progress::Progress,
     sink::Sink,
-    source::{self, Progress, Source, chain},
+    source::Source,
     warning::Warning,
 };
 
@@ -214,7 +216,7 @@ pub fn run(
     };
     for source in arrows.sources() {
         let progress = Arc::new(Progress::default());
-        tasks.spawn(source::run(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
+        tasks.spawn(pipeline::run(source.clone(), log.clone(), sink.clone(), progress.clone(), stop.clone()));
         running.arrows.push(RunningSource { source, progress, log: log.clone(), positions: Arc::default() });
     }
     for ping in &arrows.ping_sources {

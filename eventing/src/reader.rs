@@ -1,56 +1,62 @@
-//! Reads a topic ahead for a source and commits for it, as a member of a group that is served whatever the source does.
+//! Reads ahead for a source and commits its offsets. Stays a member of the consumer group, however slow the source is.
 
 use std::{sync::Arc, time::Duration};
 
 use backend_log::{Consumer, Delivered, Log, LogError, PartitionOffsets, Polled, Start};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    source::{Progress, RETRY_BACKOFF, Source, chain, lock},
-    warning::Warning,
+    failing::{Failing, RETRY_BACKOFF, chain},
+    progress::Progress,
+    source::Source,
 };
 
-/// Records of one read.
+/// Maximum number of records per poll.
 const PAGE: usize = 500;
-/// How long there may be no room for records before the group is served without taking any.
+/// How long to wait for room for records before polling without taking any, which keeps the membership.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a Kafka client may fail before it is replaced. It recovers by itself from what passes, and a new member
-/// would divide the group anew; but what is fatal to it never passes.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest delay between two tries to open a consumer.
+/// Maximum delay between two attempts to open a consumer.
 const MAX_OPEN_BACKOFF: Duration = Duration::from_secs(5);
-/// How long the last commit of a consumer may take that is thrown away.
+/// Timeout of the commit for partitions that are given up.
 const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Partitions that this reader gives up.
+/// Tells the dispatcher that the reader gives up partitions.
 pub(crate) struct Revocation {
-    /// Those that others want; all when the topic is read anew.
+    /// Those that other members of the group want; `None` for all, when the consumer is replaced.
     pub(crate) partitions: Option<Vec<i32>>,
-    /// Where the offsets go that may be committed of them.
+    /// Takes their first unfinished offsets, to commit.
     pub(crate) answer: oneshot::Sender<PartitionOffsets>,
 }
 
-/// Owns the consumer: reads ahead as far as there is room, serves the group, and commits what it is told.
+/// Owns the consumer: reads ahead as far as there is room, serves the group, and commits what the dispatcher tells it.
+///
+/// Reader and dispatcher cannot deadlock, because the dispatcher never waits for the reader while the reader may wait for
+/// it:
+/// - The reader waits for the dispatcher in two places. For room for records, it goes on taking commits and serving the
+///   group meanwhile. For the answer to a revocation, it does nothing else; the channel of revocations has room, since
+///   the reader sends the next one only after the answer.
+/// - The dispatcher's loop waits for whichever comes first: a revocation, a finished delivery, records, the timer, the
+///   stop. It answers a revocation without waiting, and hands over a commit only if there is room (`try_reserve`).
+/// - When it stops, the dispatcher first drops its end of the revocations: a reader that waits for an answer, or sends
+///   another revocation, gets an error and goes on. Then the dispatcher drains deliveries, which need no reader and have a
+///   timeout. Only then does it wait for the reader to take the last commit. The reader does so in every state but during
+///   a commit to the log and a backoff, which end by themselves.
+/// - If either task panics, its ends of the channels are dropped, and the other one ends.
+///
+/// Neither holds a lock while it waits; those of `Progress` have their order there.
 pub(crate) struct Reader {
     source: Source,
     log: Arc<dyn Log>,
     progress: Arc<Progress>,
     revocations: mpsc::Sender<Revocation>,
-    /// What could not be committed, as when the group is being divided anew.
+    /// Offsets whose commit failed, for example during a rebalance.
     uncommitted: Option<PartitionOffsets>,
     reading: Failing,
     committing: Failing,
-}
-
-/// Since when something fails.
-#[derive(Default)]
-struct Failing {
-    since: Option<Instant>,
-    warning: Warning,
 }
 
 impl Reader {
@@ -64,7 +70,7 @@ impl Reader {
         Self { source, log, progress, revocations, uncommitted: None, reading, committing }
     }
 
-    /// Reads until whoever sends commits is gone. A consumer whose state is unknown after an error is replaced.
+    /// Runs until the dispatcher drops `commits`. Replaces a consumer whose state is unknown after an error.
     pub(crate) async fn run(
         mut self,
         records: mpsc::Sender<Vec<Delivered>>,
@@ -85,21 +91,21 @@ impl Reader {
             self.revoke(&mut *consumer, None).await;
             self.uncommitted = None;
         }
-        // Nothing can be committed without a consumer.
+        // There is no consumer to commit with. What was finished since the last commit is sent again.
         while commits.recv().await.is_some() {}
     }
 
-    /// Opens a consumer, as often as it takes.
+    /// Opens a consumer, retrying until it succeeds.
     async fn open(&mut self) -> Box<dyn Consumer> {
         let mut backoff = RETRY_BACKOFF;
         loop {
-            match begin(&self.source, &*self.log).await {
-                Ok((consumer, begin)) => {
-                    *lock(&self.progress.begin) = begin;
+            match open(&self.source, &*self.log).await {
+                Ok((consumer, start_offsets)) => {
+                    *self.progress.start_offsets() = start_offsets;
                     return consumer;
                 }
                 Err(error) => {
-                    self.reading.log(&self.source, &error, "cannot read the log now", &self.progress)
+                    self.reading.failed(&self.source, &error, "cannot read the log now", &self.progress)
                 }
             }
             sleep(backoff).await;
@@ -107,7 +113,7 @@ impl Reader {
         }
     }
 
-    /// Answers whether whoever sends commits is gone; otherwise the consumer is to be replaced.
+    /// Serves one consumer. Returns true when the dispatcher is gone, false if the consumer must be replaced.
     async fn read(
         &mut self,
         consumer: &mut dyn Consumer,
@@ -122,7 +128,7 @@ impl Reader {
             }
             let retry = self.uncommitted.clone();
             tokio::select! {
-                // First, so that a busy log does not keep commits waiting.
+                // First, so that a busy log does not delay commits.
                 biased;
                 next = commits.recv() => match next {
                     Some(next) => self.commit(consumer, next).await,
@@ -135,15 +141,15 @@ impl Reader {
                     room_timeout = ROOM_TIMEOUT;
                     match polled {
                         Ok(revoked) => {
-                            self.reading.ended(&self.progress);
+                            self.reading.recovered(&self.progress);
                             if let Some(revoked) = revoked {
                                 self.revoke(consumer, Some(revoked)).await;
-                                // The group waits for the next poll.
+                                // The next poll releases the partitions: the group waits for it.
                                 room_timeout = Duration::ZERO;
                             }
                         }
                         Err(error) => {
-                            self.reading.log(&self.source, &error, "cannot read the log now", &self.progress);
+                            self.reading.failed(&self.source, &error, "cannot read the log now", &self.progress);
                             sleep(RETRY_BACKOFF).await;
                             if !recovers_by_itself(&error) || self.reading.is_lasting() {
                                 return false;
@@ -156,7 +162,7 @@ impl Reader {
         }
     }
 
-    /// Commits what is finished of partitions that are given up.
+    /// Lets the dispatcher forget partitions that are given up, and commits what it has finished of them.
     async fn revoke(&mut self, consumer: &mut dyn Consumer, partitions: Option<Vec<i32>>) {
         match (&mut self.uncommitted, &partitions) {
             (Some(uncommitted), Some(gone)) => uncommitted.retain(|partition, _| !gone.contains(partition)),
@@ -164,7 +170,7 @@ impl Reader {
             (None, Some(_)) => {}
         }
         let (answer, answered) = oneshot::channel();
-        // A dispatcher that has stopped commits by itself what ended.
+        // A dispatcher that is stopping commits by itself what it has finished.
         if self.revocations.send(Revocation { partitions, answer }).await.is_err() {
             return;
         }
@@ -184,62 +190,38 @@ impl Reader {
     async fn commit(&mut self, consumer: &mut dyn Consumer, next: PartitionOffsets) {
         self.uncommitted = match consumer.commit(&next).await {
             Ok(()) => {
-                self.committing.ended(&self.progress);
+                self.committing.recovered(&self.progress);
                 None
             }
             Err(error) => {
-                self.committing.log(&self.source, &error, "cannot commit offsets now", &self.progress);
+                self.committing.failed(&self.source, &error, "cannot commit offsets now", &self.progress);
                 Some(next)
             }
         };
     }
 }
 
-impl Failing {
-    fn log(&mut self, source: &Source, error: &LogError, what: &str, progress: &Progress) {
-        self.since.get_or_insert_with(Instant::now);
-        let why = chain(error);
-        if let Some(suppressed) = self.warning.due(&why) {
-            tracing::warn!(source = source.name, error = why, suppressed, "{what}");
-            progress.health.failed(format!("{what}: {why}"));
-        }
-    }
-
-    fn ended(&mut self, progress: &Progress) {
-        if self.since.take().is_some() {
-            self.warning.clear();
-            progress.health.recovered();
-        }
-    }
-
-    /// Whether it fails for so long that it will not pass; counts anew from here.
-    fn is_lasting(&mut self) -> bool {
-        let lasting = self.since.is_some_and(|since| since.elapsed() >= RECOVERY_TIMEOUT);
-        if lasting {
-            self.since = None;
-        }
-        lasting
-    }
-}
-
-/// Whether the consumer is whole after an error; others may have left records out.
+/// Whether the same consumer may be used after an error. The embedded log's may have skipped records.
 fn recovers_by_itself(error: &LogError) -> bool {
     matches!(error, LogError::Kafka(_))
 }
 
-async fn begin(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, PartitionOffsets), LogError> {
+/// Opens a consumer. Also returns where a group starts that has committed nothing and skips what is there; empty
+/// otherwise.
+async fn open(source: &Source, log: &dyn Log) -> Result<(Box<dyn Consumer>, PartitionOffsets), LogError> {
     log.create(&source.topic).await?;
     let mut consumer = log.consume(&source.topic, Some(&source.group), source.start).await?;
-    let mut begin = PartitionOffsets::default();
+    let mut start_offsets = PartitionOffsets::default();
     if source.start == Start::Latest && consumer.committed().await?.is_empty() {
         let watermarks = consumer.watermarks().await?;
-        begin = watermarks.into_iter().map(|(partition, kept)| (partition, kept.end)).collect();
+        start_offsets = watermarks.into_iter().map(|(partition, range)| (partition, range.end)).collect();
     }
-    Ok((consumer, begin))
+    Ok((consumer, start_offsets))
 }
 
-/// Reads records once there is room for them, and passes them on. Without room for so long, serves the group without
-/// reading. Returns the partitions that are revoked, if any. Cancel-safe: the room is had before the records.
+/// Polls once there is room for records, and sends them to the dispatcher. After `room_timeout` without room it polls a
+/// paused consumer, which only serves the group. Returns revoked partitions, if any. Cancel-safe: room is reserved before
+/// records are taken.
 async fn next(
     consumer: &mut dyn Consumer,
     records: &mpsc::Sender<Vec<Delivered>>,
@@ -264,7 +246,7 @@ async fn next(
             }
         }
     };
-    // The dispatcher is gone, and with it soon the commits.
+    // The dispatcher is gone; `commits` ends next.
     let Ok(room) = room else { return std::future::pending().await };
     match consumer.poll(PAGE).await? {
         Polled::Records(read) => room.send(read),

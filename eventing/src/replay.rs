@@ -10,9 +10,10 @@ use tokio::time::sleep;
 
 use crate::{
     delivery::{Delivery, Verdict, deliver, verdict},
+    failing::{RETRY_BACKOFF, chain},
     queue::Queue,
     sink::{Limited, Sink},
-    source::{RETRY_BACKOFF, Source, chain},
+    source::Source,
 };
 
 /// Records of one read.

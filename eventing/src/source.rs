@@ -1,67 +1,48 @@
-//! A KafkaSource: reads the log as a consumer group and sends each record as one event, until it arrived or is in the
-//! dead letter. Only then its offset counts as finished; what a crash interrupts is sent again.
+//! A KafkaSource as it is run: which topic it reads, as which consumer group, and to which function it sends events.
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    panic::resume_unwind,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize},
-    },
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
-use backend_log::{Delivered, Log, LogError, PartitionOffsets, Start, Watermarks};
-use framework::supervise::{TaskHealth, supervise};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use backend_log::{Delivered, Start};
 
 use crate::{
     delivery::Delivery,
-    dispatcher::Dispatcher,
-    event::{Event, Origin},
+    event::{Event, Origin, Undecodable},
     manifest::{InitialOffset, KafkaSource, Metadata, Ordering},
-    reader::Reader,
-    sink::Sink,
 };
 
-/// Most events of an unordered consumer that are under way at once (the dispatcher's `max.poll.records`).
+/// Maximum number of events in flight per consumer of an unordered source (`max.poll.records` of Knative's dispatcher).
 const PER_CONSUMER: usize = 50;
-/// Most events of an ordered source under way at once; its partitions limit it first.
+/// Maximum number of events in flight of an ordered source; the number of its partitions is usually lower.
 const ORDERED: usize = 1_000;
-/// How long after a failure the log is asked again.
-pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(500);
-
-/// A source as it is to be run.
+/// One topic of a KafkaSource.
 #[derive(Clone)]
 pub struct Source {
-    /// Its name.
+    /// The KafkaSource's name.
     pub name: String,
-    /// Its namespace.
+    /// The KafkaSource's namespace.
     pub namespace: String,
     /// The topic.
     pub topic: String,
-    /// Whose offsets are remembered.
+    /// The consumer group, under which offsets are committed.
     pub group: String,
-    /// Where a group begins that never committed.
+    /// Where the group begins if it has no committed offsets.
     pub start: Start,
-    /// Whether a partition's events wait for each other.
+    /// Whether a partition's events are sent one after the other.
     pub ordering: Ordering,
-    /// Most events under way at once.
+    /// Maximum number of events in flight.
     pub limit: usize,
-    /// The function.
+    /// The function that gets the events.
     pub function: String,
-    /// How events are tried.
+    /// Retries and timeouts.
     pub delivery: Delivery,
-    /// The topic of what never arrives.
+    /// The topic of the source's dead letters.
     pub dead_letters: String,
-    /// Extensions to set.
+    /// Extensions to set on each event (`ceOverrides`).
     pub overrides: BTreeMap<String, String>,
 }
 
 impl Source {
-    /// The sources of a manifest, one a topic; what never arrives goes to the topic `dead_letters`.
+    /// The sources of a manifest, one per topic. Undeliverable events go to the topic `dead_letters`.
     #[must_use]
     pub fn of(metadata: &Metadata, spec: &KafkaSource, dead_letters: &str) -> Vec<Self> {
         let consumers = spec.consumers.unwrap_or(1).max(1) as usize;
@@ -90,8 +71,8 @@ impl Source {
         spec.topics.iter().map(source).collect()
     }
 
-    /// The event of a record as this source sends it.
-    pub fn event(&self, delivered: &Delivered) -> Result<Event, crate::event::Undecodable> {
+    /// The event that this source sends for a record. Fails if no event can be made of it.
+    pub fn event(&self, delivered: &Delivered) -> Result<Event, Undecodable> {
         let mut event = Event::of_record(delivered, self.origin())?;
         for (name, value) in &self.overrides {
             event.set(name, value.clone());
@@ -102,95 +83,4 @@ impl Source {
     pub(crate) fn origin(&self) -> Origin<'_> {
         Origin { namespace: &self.namespace, name: &self.name, topic: &self.topic }
     }
-}
-
-/// What a source did and where it is; shared with whoever shows it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Events that arrived.
-    pub delivered: AtomicU64,
-    /// Tries after the first.
-    pub retried: AtomicU64,
-    /// Events that went to the dead letter.
-    pub dead: AtomicU64,
-    /// Events under way.
-    pub under_way: AtomicUsize,
-    /// Restarts after panics, and the last failure.
-    pub health: TaskHealth,
-    /// First unfinished offsets of the partitions that are read here.
-    pub(crate) own: Mutex<PartitionOffsets>,
-    /// Where the group began that had committed nothing.
-    pub(crate) begin: Mutex<PartitionOffsets>,
-}
-
-impl Progress {
-    /// How many records are not finished, of those that are kept. Partitions that other members of the group read are
-    /// where it `committed`.
-    #[must_use]
-    pub fn lag(&self, kept: &Watermarks, committed: &PartitionOffsets) -> i64 {
-        let (own, begin) = (lock(&self.own), lock(&self.begin));
-        let position = |partition| own.get(partition).or(committed.get(partition)).or(begin.get(partition));
-        let lag = |(partition, kept): (_, &Range<i64>)| {
-            kept.end - position(partition).copied().unwrap_or(kept.start).max(kept.start)
-        };
-        kept.iter().map(|kept| lag(kept).max(0)).sum()
-    }
-}
-
-pub(crate) fn lock(offsets: &Mutex<PartitionOffsets>) -> MutexGuard<'_, PartitionOffsets> {
-    offsets.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs a source until it is told to stop; then lets what is under way end, and commits. After a panic it begins again
-/// where the group committed.
-pub async fn run(
-    source: Source,
-    log: Arc<dyn Log>,
-    sink: Arc<dyn Sink>,
-    progress: Arc<Progress>,
-    stop: CancellationToken,
-) {
-    let shared = progress.clone();
-    let name = source.name.clone();
-    let start = || {
-        lock(&shared.own).clear();
-        read_and_dispatch(source.clone(), log.clone(), sink.clone(), shared.clone(), stop.clone())
-    };
-    supervise(&name, &progress.health, start).await;
-}
-
-/// Reader and dispatcher are two tasks, so that the group is served while the dispatcher works. They cannot wait for
-/// each other: the reader waits for the dispatcher's answer to a revocation, and the dispatcher waits for nothing that
-/// the reader does but its end, after it has stopped answering.
-async fn read_and_dispatch(
-    source: Source,
-    log: Arc<dyn Log>,
-    sink: Arc<dyn Sink>,
-    progress: Arc<Progress>,
-    stop: CancellationToken,
-) {
-    let (records_in, records) = mpsc::channel(1);
-    let (commits, commits_in) = mpsc::channel(1);
-    // Beside the records, so that those that wait do not delay it.
-    let (revocations_in, revocations) = mpsc::channel(1);
-    let reader = Reader::new(source.clone(), log.clone(), progress.clone(), revocations_in);
-    let mut reading = tokio::spawn(reader.run(records_in, commits_in, stop.clone()));
-    let dispatcher = Dispatcher { source, log, sink, progress, stop };
-    tokio::select! {
-        () = dispatcher.run(records, revocations, commits) => {}
-        ended = &mut reading => match ended {
-            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-            _ => return,
-        }
-    }
-    if let Err(error) = reading.await
-        && error.is_panic()
-    {
-        resume_unwind(error.into_panic());
-    }
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: &LogError) -> String {
-    framework::error::Error::unavailable(error).to_string()
 }

@@ -244,7 +244,7 @@ async fn a_source_whose_function_is_stuck_goes_on_serving_its_group() {
 
 #[test]
 fn lag_is_of_what_is_kept_and_not_finished_by_anybody() {
-    let progress = eventing::source::Progress::default();
+    let progress = eventing::progress::Progress::default();
     let kept = [(0, 100..150), (1, 0..10), (2, 5..5)].into();
     assert_eq!(progress.lag(&kept, &[].into()), 60);
     assert_eq!(progress.lag(&kept, &[(0, 120), (1, 10), (2, 9)].into()), 30);

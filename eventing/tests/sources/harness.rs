@@ -18,8 +18,10 @@ use domain::{Failure, Store};
 use event::Record;
 use eventing::{
     event_sources::Resources,
+    pipeline,
+    progress::Progress,
     sink::{Sink, SinkError},
-    source::{self, Progress, Source},
+    source::Source,
 };
 use http::{Request, Response};
 use tokio::{sync::Notify, task::JoinHandle, time::sleep};
@@ -343,7 +345,7 @@ pub struct Played {
 pub fn run(source: Source, log: &Shared, function: &Arc<Function>) -> Played {
     let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
     let playing =
-        source::run(source, Arc::new(log.clone()), function.clone(), progress.clone(), stop.clone());
+        pipeline::run(source, Arc::new(log.clone()), function.clone(), progress.clone(), stop.clone());
     Played { stop, progress, task: tokio::spawn(playing) }
 }
 
