@@ -1,4 +1,5 @@
-//! Appends a dead letter until the log has it: what is too large is cut, since it would block its partition for ever.
+//! Appends a dead letter, retrying until the log has it. One that is too large is truncated, or it would block its
+//! partition for ever.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -12,11 +13,11 @@ use tokio::time::sleep;
 
 use crate::{control::TRUNCATED, failing::RETRY_BACKOFF, warning::Warning};
 
-/// What is left of a value, a key or a header that was cut as far as may be.
+/// Bytes below which no value, key or header is truncated.
 const SMALLEST: usize = 1_024;
-/// How long the log may take for one append.
+/// Timeout of one append.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Headers that every dead letter keeps.
+/// Headers that a dead letter keeps however far it is truncated.
 const KEPT: [&str; 13] = [
     "ce_specversion",
     "ce_id",
@@ -33,7 +34,7 @@ const KEPT: [&str; 13] = [
     "content-type",
 ];
 
-/// Returns once the record is in the log.
+/// Appends the record; returns once the log has confirmed it.
 pub(crate) async fn append(log: &dyn Log, topic: &str, mut record: Record) {
     let mut warning = Warning::default();
     loop {
@@ -54,7 +55,8 @@ pub(crate) async fn append(log: &dyn Log, topic: &str, mut record: Record) {
     }
 }
 
-/// The record with half of its data, or without what nobody needs of its headers; none when nothing is left to cut.
+/// The record with half of its data; if little is left, with only the headers in `KEPT`, truncated. `None` if nothing is
+/// left to cut.
 fn truncated(record: &Record) -> Option<Record> {
     let mut smaller = record.clone();
     let value = record.value.clone().unwrap_or_default();
@@ -78,7 +80,7 @@ fn is_kept(name: &str) -> bool {
     KEPT.contains(&name) || crate::control::is_control(name)
 }
 
-/// The beginning of a text, whole characters of it.
+/// The beginning of a text, without splitting a character.
 fn cut(text: &Bytes) -> Bytes {
     let mut end = text.len().min(SMALLEST);
     while end < text.len() && end > 0 && (text[end] & 0b1100_0000) == 0b1000_0000 {

@@ -1,6 +1,5 @@
-//! Dead letters: events in a topic of the log with why they are there. Nothing is ever deleted from a log, so that a
-//! dead letter that was replayed or dropped is followed by a record that says so, in a header that no event from
-//! outside can carry.
+//! Dead letters: undeliverable events, with the reason, in a topic of the log. A log cannot delete, so replaying or
+//! dropping a dead letter appends a resolution, marked by a record header that events from outside cannot carry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,17 +24,17 @@ use crate::{
     sink::{Limited, Sink},
 };
 
-/// Type of the event that says that a dead letter was taken care of. It only tells people what they see.
+/// Event type of a resolution, for people who read the topic; only the header counts.
 const RESOLVED: &str = "dev.lambda-architecture.dead-letter.resolved";
-/// What a source adds to an event that becomes a dead letter.
+/// Attributes that a source adds to an event that becomes a dead letter.
 const ERROR_ATTRIBUTES: [&str; 3] = ["knativeerrordest", "knativeerrorcode", "knativeerrordata"];
-/// Records of one read.
+/// Maximum number of records per read.
 const PAGE: usize = 1_000;
 
-/// A letter's name: where it lies in its topic.
+/// A dead letter's id: its position in its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeadLetterId {
-    /// Partition of the dead letter's topic.
+    /// Partition of the topic.
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
@@ -55,35 +54,34 @@ impl std::str::FromStr for DeadLetterId {
             let (partition, offset) = text.split_once(':')?;
             Some(Self { partition: partition.parse().ok()?, offset: offset.parse().ok()? })
         };
-        parse(text)
-            .ok_or_else(|| format!("`{text}` is no letter like 3:14, as `dead-letters list` shows them"))
+        parse(text).ok_or_else(|| format!("`{text}` is no id like 3:14, as `dead-letters list` shows them"))
     }
 }
 
-/// An event that never arrived.
+/// An event that was not delivered.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// Its name.
+    /// Its id.
     pub id: DeadLetterId,
-    /// When it came here, milliseconds since 1970 UTC.
+    /// When it was appended, milliseconds since 1970 UTC.
     pub time_ms: i64,
-    /// The event with the extensions that say why.
+    /// The event, with extensions that give the reason.
     pub event: Event,
-    /// The record's key, which picks its partition.
+    /// The record's key, which determines its partition.
     key: Option<Bytes>,
     content: Content,
 }
 
-/// What a dead letter holds of what was to be sent.
+/// How much a dead letter contains of what was to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
-    /// The event.
+    /// The whole event.
     Event,
-    /// A record of which no event could be made or sent.
+    /// A record that could not be made an event or sent.
     RawRecord,
-    /// The beginning of data that had so many bytes.
+    /// The beginning of the data, whose original size this is, bytes.
     Truncated(String),
-    /// A record of the dead letters' topic that cannot be read; why.
+    /// A record of the topic that cannot be read; the reason.
     Unreadable(String),
 }
 
@@ -96,29 +94,29 @@ struct Resolution {
     how: String,
 }
 
-/// Why a letter could not be resolved.
+/// Why a dead letter could not be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
-    /// The function did not take it.
+    /// The function did not accept it.
     #[error("{}", .0.why)]
     Failed(Box<Failure>),
-    /// It cannot be sent at all.
+    /// No event can be made of it.
     #[error("it cannot be sent")]
     Undecodable(#[from] Undecodable),
-    /// It cannot be sent at all; why.
+    /// It cannot be sent; the reason.
     #[error("it cannot be sent: {0}")]
     Unsendable(String),
-    /// It names a function that no source leads to.
+    /// It names a function that no source sends to.
     #[error("it is for `{0}`, to which no source leads")]
     UnknownFunction(String),
-    /// The log does not take the resolution.
+    /// The log does not accept the resolution.
     #[error("the log cannot be written now")]
     Log(#[from] domain::Failure),
 }
 
 impl DeadLetter {
-    /// The function that it was for: `http://NAME.NAMESPACE…` in a cluster, `…/function/NAME` behind a gateway. Empty
-    /// when it names none.
+    /// The function that it was for, from the URL: `http://NAME.NAMESPACE…` in a cluster, `…/function/NAME` behind a
+    /// gateway. Empty if it names none.
     #[must_use]
     pub fn function(&self) -> &str {
         let destination = self.event.attribute("knativeerrordest").unwrap_or_default();
@@ -132,7 +130,7 @@ impl DeadLetter {
         if is_name { name } else { "" }
     }
 
-    /// The last answer's status; none when there was no answer.
+    /// The last answer's status; `None` if there was no answer.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.event.attribute("knativeerrorcode")
@@ -149,8 +147,8 @@ impl DeadLetter {
         )
     }
 
-    /// Sends the event again as it was, if its function is one of `functions`, the only ones that events may go to; it
-    /// is resolved once it arrived. Whoever calls it lets it end: dropped halfway, it may have arrived and stay open.
+    /// Sends the original event again, provided that its function is one of `functions`, and resolves the dead letter once
+    /// the function has accepted it. Not cancel-safe: dropped halfway, the event may be delivered and the letter open.
     pub async fn replay(
         &self,
         log: &dyn Log,
@@ -164,7 +162,7 @@ impl DeadLetter {
         }
         let request = catch_unwind(AssertUnwindSafe(|| self.request()))
             .unwrap_or_else(|panic| Err(DeadLetterError::Unsendable(panic_message(&*panic))))?;
-        // Whoever repairs is there to try again; a few tries bridge a restart.
+        // An operator is there to try again; a few attempts bridge a restart.
         let delivery = Delivery { retry: 3, ..Delivery::KAFKA_SOURCE };
         deliver(&Limited(sink), function, request, &delivery, |_| {})
             .await
@@ -172,7 +170,7 @@ impl DeadLetter {
         self.resolve(log, topic, "replayed").await
     }
 
-    /// The request as its source would send it.
+    /// The request that its source would send.
     fn request(&self) -> Result<Request<Bytes>, DeadLetterError> {
         let mut event = match &self.content {
             Content::Event => self.event.clone(),
@@ -191,7 +189,7 @@ impl DeadLetter {
         Ok(event.to_request("default")?)
     }
 
-    /// Remembers that it was dropped.
+    /// Resolves it without sending the event.
     pub async fn discard(&self, log: &dyn Log, topic: &str) -> Result<(), DeadLetterError> {
         self.resolve(log, topic, "dropped").await
     }
@@ -209,22 +207,22 @@ impl DeadLetter {
         let resolution = serde_json::json!(Resolution { partition, offset, how: how.to_owned() });
         let mut record = event.to_record();
         record.push_header(RESOLUTION, resolution.to_string());
-        // In the dead letter's own partition, so that it is read after it.
+        // The same key means the same partition, so that it is read after the dead letter.
         record.key.clone_from(&self.key);
         Ok(log.append(topic, vec![record]).await?)
     }
 }
 
-/// The letters of a topic that nobody took care of yet.
+/// The open dead letters of a topic.
 #[derive(Debug, Default)]
 pub struct DeadLetters {
     open: BTreeMap<DeadLetterId, DeadLetter>,
-    /// Resolutions that were read before their letters, which lie in another partition.
+    /// Resolutions that were read before their dead letters, because those are in another partition.
     early: BTreeSet<DeadLetterId>,
 }
 
 impl DeadLetters {
-    /// All letters as of now, oldest first.
+    /// All open dead letters, oldest first.
     pub async fn read(log: &dyn Log, topic: &str) -> Result<Vec<DeadLetter>, LogError> {
         log.create(topic).await?;
         let mut consumer = log.consume(topic, None, Start::Earliest).await?;
@@ -243,7 +241,7 @@ impl DeadLetters {
         Ok(open)
     }
 
-    /// How many are open.
+    /// Number of open dead letters.
     #[must_use]
     pub fn len(&self) -> usize {
         self.open.len()
@@ -255,7 +253,7 @@ impl DeadLetters {
         self.open.is_empty()
     }
 
-    /// Takes in the next record of the topic; answers the letter that it is.
+    /// Applies the next record of the topic. Returns the dead letter that it opens, if any.
     pub fn take(&mut self, delivered: &Delivered, topic: &str) -> Option<&DeadLetter> {
         let Delivered { partition, offset, time_ms, record } = delivered;
         let id = DeadLetterId { partition: *partition, offset: *offset };
@@ -280,8 +278,7 @@ impl DeadLetters {
     }
 }
 
-/// The event of a record of the dead letters' topic, with the place of the record that died; of a record that is no
-/// event, an event around it.
+/// The event in a record of the topic, with the position of the original record. If the record is no event, a wrapper.
 fn read(delivered: &Delivered, topic: &str) -> (Event, Content) {
     let origin = Origin { namespace: "default", name: "dead-letter", topic };
     let event = catch_unwind(AssertUnwindSafe(|| {

@@ -1,5 +1,5 @@
-//! How often and how long an event is tried, and which answers mean what (knative-extensions/eventing-kafka-broker,
-//! the dispatcher's `WebClientCloudEventSender` and Knative's `DeliverySpec`).
+//! Retries of an event and the meaning of statuses (knative-extensions/eventing-kafka-broker, the dispatcher's
+//! `WebClientCloudEventSender`, and Knative's `DeliverySpec`).
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::{
     sink::Sink,
 };
 
-/// The longest delay before a retry that does not count: how late a function is noticed that is back.
+/// Maximum delay before a retry that does not count: how late the recovery of a function is noticed.
 const MAX_UNCOUNTED_DELAY: Duration = Duration::from_secs(5);
 
-/// How an event is delivered.
+/// Retries and timeout of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
-    /// Tries after the first.
+    /// Attempts after the first.
     pub retry: u32,
-    /// How the delay grows.
+    /// How the delay grows from retry to retry.
     pub policy: Backoff,
-    /// What it grows from.
+    /// The base of the delay.
     pub delay: Duration,
-    /// How long one try may take.
+    /// Timeout of one attempt.
     pub timeout: Duration,
 }
 
 impl Delivery {
-    /// What a KafkaSource does that says nothing about it.
+    /// Of a KafkaSource without a `delivery`.
     pub const KAFKA_SOURCE: Self = Self {
         retry: 10,
         policy: Backoff::Exponential,
@@ -37,7 +37,7 @@ impl Delivery {
         timeout: Duration::from_secs(600),
     };
 
-    /// What a PingSource always does (knative/eventing `pkg/adapter/mtping`).
+    /// Of every PingSource (knative/eventing `pkg/adapter/mtping`).
     pub const PING_SOURCE: Self = Self {
         retry: 4,
         policy: Backoff::Exponential,
@@ -45,7 +45,7 @@ impl Delivery {
         timeout: Duration::from_secs(600),
     };
 
-    /// The manifest's word, taken as it is where it is given: no `retry` in it means none.
+    /// If `delivery` is set, it is used as is: without `retry` there are no retries.
     #[must_use]
     pub fn of(spec: Option<&DeliverySpec>) -> Self {
         let Some(spec) = spec else { return Self::KAFKA_SOURCE };
@@ -57,7 +57,7 @@ impl Delivery {
         }
     }
 
-    /// The delay before retry `n`, from 1: no jitter and no cap.
+    /// Delay before retry `n`, from 1, without jitter and cap.
     #[must_use]
     pub fn delay_before(&self, n: u32) -> Duration {
         let times = match self.policy {
@@ -71,15 +71,15 @@ impl Delivery {
 /// What an answer means for the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It arrived.
+    /// The function accepted it.
     Delivered,
-    /// It may arrive later.
+    /// The function may accept it later.
     Retry,
-    /// It never will.
+    /// The function will never accept it.
     Rejected,
 }
 
-/// What a status means; none stands for no answer.
+/// The meaning of a status; `None` stands for no answer.
 #[must_use]
 pub fn verdict(status: Option<StatusCode>) -> Verdict {
     match status.map(|status| status.as_u16()) {
@@ -89,16 +89,16 @@ pub fn verdict(status: Option<StatusCode>) -> Verdict {
     }
 }
 
-/// Why an event did not arrive, after its last try.
+/// Why an event was not delivered, after its last attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The last answer; none when there was no answer.
+    /// The last answer; `None` if there was none.
     pub answer: Option<Answer>,
-    /// In words, for a log line.
+    /// The reason, for a log line.
     pub why: String,
 }
 
-/// What is kept of an answer.
+/// An HTTP answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Its status.
@@ -109,9 +109,9 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Sends an event until it arrived, was rejected or ran out of retries; `retried` is told before each retry why. A try
-/// without an answer counts as one only if the function answers others: an event must not die of a function that is
-/// away, where the sink can tell.
+/// Sends an event until it is accepted, rejected or out of retries. Calls `retried` with the reason before each retry. An
+/// attempt without an answer only counts if the function answers other requests, so that an outage of the function
+/// rejects no event.
 pub async fn deliver(
     sink: &dyn Sink,
     function: &str,

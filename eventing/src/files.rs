@@ -1,4 +1,4 @@
-//! Finds manifests in files and folders. What stands in them is not read here.
+//! Finds manifests in files and folders, and reads their text.
 
 use std::{
     fs, io,
@@ -9,14 +9,14 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}", .path.display())]
 pub struct FilesError {
-    /// Which.
+    /// The file or folder.
     pub path: PathBuf,
-    /// Why.
+    /// The cause.
     #[source]
     pub source: io::Error,
 }
 
-/// The names and texts of all files that are given, and of the manifests in folders that are given.
+/// Names and texts of the given files, and of the manifests (`.yaml`, `.yml`) in the given folders.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, FilesError> {
     let mut texts = Vec::new();
     for path in paths {
@@ -33,7 +33,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, FilesError> {
     Ok(texts)
 }
 
-/// What a folder holds, in order.
+/// The entries of a folder, sorted.
 pub fn folder(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
     let inside = || fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
     let mut inside = inside().map_err(|source| FilesError { path: path.to_owned(), source })?;

@@ -1,5 +1,6 @@
-//! Runs the event sources of `eventing/*.yaml` where Knative's own are absent: as a KafkaSource, a KafkaSink and a
-//! PingSource do it, each fact of theirs with its source where it is used. Knows the log; not how functions run.
+//! Runs the event sources of `eventing/*.yaml` where Knative is absent, with the behaviour of its KafkaSource, KafkaSink
+//! and PingSource. Facts about these name Knative's code where they are used. Depends on the log, not on how functions
+//! run.
 
 pub mod dead_letters;
 pub mod delivery;
@@ -21,4 +22,5 @@ mod failing;
 mod offsets;
 mod queue;
 mod reader;
+mod resources;
 mod warning;

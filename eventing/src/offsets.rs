@@ -1,10 +1,10 @@
-//! Which offsets of a partition are finished, and up to where all of them are: that may be committed.
+//! Tracks finished offsets per partition. What may be committed is the first unfinished offset.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use backend_log::PartitionOffsets;
 
-/// The offsets that were read and not committed, by partition.
+/// Offsets of records that were read and are not all finished, by partition.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
     partitions: BTreeMap<i32, Partition>,
@@ -13,23 +13,23 @@ pub(crate) struct Offsets {
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// In the order read, and whether each is finished; the first one is not.
+    /// In the order read, and whether each is finished. The first one never is.
     open: VecDeque<(i64, bool)>,
-    /// The offset after the newest one that was read.
+    /// The offset after the last record read.
     read: i64,
 }
 
 impl Offsets {
-    /// An offset was read.
+    /// A record was read.
     pub(crate) fn begin(&mut self, partition: i32, offset: i64) {
         let partition = self.partitions.entry(partition).or_default();
         partition.open.push_back((offset, false));
         partition.read = offset + 1;
     }
 
-    /// An offset is finished; answers the first one of the partition that is not.
+    /// A record is finished. Returns the first unfinished offset of its partition; `None` if it was revoked.
     pub(crate) fn finish(&mut self, partition: i32, offset: i64) -> Option<i64> {
-        // A partition that was taken away in the meantime is another consumer's.
+        // A partition that was revoked in the meantime belongs to another consumer.
         let partition = self.partitions.get_mut(&partition)?;
         let at = partition.open.binary_search_by_key(&offset, |(offset, _)| *offset).ok()?;
         partition.open[at].1 = true;
@@ -40,12 +40,12 @@ impl Offsets {
         Some(partition.next())
     }
 
-    /// Another consumer has the partition soon; answers the first offset that is not finished here.
+    /// Drops a partition that is revoked. Returns its first unfinished offset.
     pub(crate) fn forget(&mut self, partition: i32) -> Option<i64> {
         self.partitions.remove(&partition).map(|partition| partition.next())
     }
 
-    /// What is to be committed, when that changed since it was asked for last.
+    /// The offsets to commit, if they changed since the last call.
     pub(crate) fn take_commit(&mut self) -> Option<PartitionOffsets> {
         let changed = std::mem::take(&mut self.changed);
         changed

@@ -20,18 +20,18 @@ use crate::{
     sink::{Limited, Sink},
 };
 
-/// Ticks of many sources are spread over this time.
+/// Maximum random delay of a tick, so that many sources do not tick at once.
 const SPREAD_MS: u64 = 500;
-/// How often the clock is looked at, so that one that was set is noticed.
+/// Interval at which the wall clock is checked for having been set.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// By how much the clock may differ from the time that went by before it counts as set. Less is the work of a daemon
-/// that corrects it, and must not skip or repeat a tick.
-const STEP: TimeDelta = TimeDelta::seconds(2);
+/// Maximum difference between wall clock and elapsed time before the clock counts as set. Smaller ones are corrections by
+/// NTP, which must not skip or repeat a tick.
+const MAX_DRIFT: TimeDelta = TimeDelta::seconds(2);
 
-/// The wall clock; a test has its own.
+/// The wall clock; tests inject their own.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
-/// Runs a source until it is told to stop. A tick that is missed or fails is not made up for.
+/// Runs a source until `stop`. A tick that is missed or fails is not made up for.
 pub async fn run(
     metadata: Metadata,
     spec: PingSource,
@@ -42,7 +42,7 @@ pub async fn run(
     run_by(Arc::new(Utc::now), metadata, spec, sink, health, stop).await;
 }
 
-/// The same by another clock.
+/// The same with another clock.
 pub async fn run_by(
     clock: Clock,
     metadata: Metadata,
@@ -65,7 +65,7 @@ pub async fn run_by(
     supervise(&name, &health, start).await;
 }
 
-/// Ticks for ever. Ticks under way end with it.
+/// Ticks for ever. Dropping it cancels ticks in flight.
 async fn tick(
     clock: Clock,
     metadata: Metadata,
@@ -97,11 +97,11 @@ async fn tick(
     }
 }
 
-/// When the next tick is, by a clock that may be set at any time.
+/// The next tick, by a wall clock that may be set at any time.
 struct Ticks<'a> {
     schedule: &'a Schedule,
     zone: &'a TimeZone,
-    /// By both clocks, when the wall clock was looked at last.
+    /// Wall clock and monotonic clock at the last check.
     seen: (DateTime<Utc>, Instant),
     next: Option<DateTime<Utc>>,
 }
@@ -112,19 +112,19 @@ impl<'a> Ticks<'a> {
         Self { schedule, zone, seen: (now, Instant::now()), next }
     }
 
-    /// Whether a tick is due now. A clock that was set, or a machine that slept, misses the ticks between, and goes on
-    /// with the next one by the clock as it is.
+    /// Whether a tick is due. After the clock was set or the machine slept, skips the ticks in between and schedules the
+    /// next one by the new time.
     fn is_due(&mut self, now: DateTime<Utc>) -> bool {
         let (wall, monotonic) = std::mem::replace(&mut self.seen, (now, Instant::now()));
-        let went_by = TimeDelta::from_std(monotonic.elapsed()).unwrap_or(TimeDelta::MAX);
-        let stepped = ((now - wall) - went_by).abs() > STEP;
+        let elapsed = TimeDelta::from_std(monotonic.elapsed()).unwrap_or(TimeDelta::MAX);
+        let stepped = ((now - wall) - elapsed).abs() > MAX_DRIFT;
         if stepped {
             tracing::warn!(from = %wall, to = %now, "the clock was set: ticks follow it");
             self.next = self.schedule.next_after(now, self.zone);
             return false;
         }
         let Some(tick) = self.next.filter(|next| *next <= now) else { return false };
-        // After a late wake-up several have passed, of which the last one counts.
+        // After a late wake-up several ticks may have passed: they count as one.
         self.next = self.schedule.next_after(now.max(tick), self.zone);
         true
     }
@@ -146,7 +146,7 @@ async fn send(
         .to_request(metadata.namespace())
         .map_err(|why| why.to_string())?;
     let function = &spec.sink.reference.name;
-    // A tick that is lost is made good by the next, and must not wait for ever beside it.
+    // The next tick makes up for a lost one, so a tick must not be retried for ever.
     let sink = Limited(sink);
     let sent = deliver(&sink, function, request, &Delivery::PING_SOURCE, |_| {});
     sent.await.map_err(|failure| failure.why)
@@ -161,7 +161,7 @@ pub fn event(metadata: &Metadata, spec: &PingSource, now: DateTime<Utc>) -> Resu
         .id(Uuid::new_v4())
         .ty("dev.knative.sources.ping")
         .source(source)
-        // Its milliseconds are what is sent.
+        // Sent with milliseconds.
         .time(now.trunc_subsecs(3));
     let mut event = Event::try_from(builder)?;
     event.content_type.clone_from(&spec.content_type);

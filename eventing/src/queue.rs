@@ -1,4 +1,4 @@
-//! Which record may be sent next: any while few enough are under way, or one of each partition at a time.
+//! Which record may be sent next: any up to a limit in flight, or, if ordered, one of each partition at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,18 +6,19 @@ use backend_log::Delivered;
 
 use crate::manifest::Ordering;
 
-/// Records that wait to be sent.
+/// Records waiting to be sent.
 pub(crate) struct Queue {
     ordering: Ordering,
-    /// Most records under way at once.
+    /// Maximum number of records in flight.
     limit: usize,
     under_way: usize,
-    /// Bytes that wait.
+    /// Bytes of the records that wait.
     waiting: usize,
-    /// By partition where those wait for each other; all in one place otherwise.
+    /// One lane per partition if ordered; otherwise a single lane, 0.
     lanes: BTreeMap<i32, VecDeque<Delivered>>,
-    /// Lanes with a record that may be sent now.
+    /// Lanes whose first record may be sent now.
     free: BTreeSet<i32>,
+    /// Lanes of an ordered queue with a record in flight.
     busy: BTreeSet<i32>,
 }
 
@@ -48,7 +49,7 @@ impl Queue {
         }
     }
 
-    /// The next record that may be sent; it is under way until `finished`.
+    /// The next record that may be sent; in flight until `finished`.
     pub(crate) fn next(&mut self) -> Option<Delivered> {
         if self.under_way >= self.limit {
             return None;
@@ -67,7 +68,7 @@ impl Queue {
         Some(record)
     }
 
-    /// A record of the partition is no longer under way.
+    /// A record of the partition is no longer in flight.
     pub(crate) fn finished(&mut self, partition: i32) {
         self.under_way -= 1;
         let lane = self.lane(partition);
@@ -79,7 +80,7 @@ impl Queue {
         }
     }
 
-    /// The partition is another consumer's now: what waits is not sent from here.
+    /// Drops the waiting records of a partition that another member owns now.
     pub(crate) fn forget(&mut self, partition: i32) {
         let lane = self.lane(partition);
         if let Some(records) = self.lanes.get_mut(&lane) {

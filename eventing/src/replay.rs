@@ -1,5 +1,5 @@
-//! Sends records of the log to a function once more, as its source sent them: to bring back a view that was lost.
-//! Runs beside the source itself, since functions take an event twice without harm.
+//! Sends records of the log to a function again, as its source sent them, to rebuild a view that was lost. May run beside
+//! the source: functions are idempotent.
 
 use std::{collections::BTreeSet, panic::AssertUnwindSafe};
 
@@ -16,18 +16,17 @@ use crate::{
     source::Source,
 };
 
-/// Records of one read.
+/// Maximum number of records per read.
 const PAGE: usize = 1_000;
-/// How often a consumer that fails is replaced.
+/// How often a failed consumer is replaced before the replay fails.
 const READ_RETRIES: u32 = 5;
 
-/// What came of a replay.
+/// The result of a replay.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Replayed {
-    /// Events that arrived.
+    /// Events that the function accepted.
     pub delivered: u64,
-    /// Events that the function rejected, and records that cannot be sent; the source put those into the dead letters
-    /// when they came first.
+    /// Events that the function rejected, and records that cannot be sent. Their source wrote dead letters for them.
     pub rejected: u64,
 }
 
@@ -37,13 +36,13 @@ pub enum ReplayError {
     /// The log cannot be read.
     #[error("the log cannot be read now")]
     Log(#[from] LogError),
-    /// The function did not answer, or not well, in all its tries.
+    /// The function gave no usable answer in any attempt.
     #[error("the function cannot take events now: {0}")]
     Away(String),
 }
 
-/// Sends all records from `start` to the topic's ends as of now to the source's function. A consumer that fails is
-/// replaced, and goes on where it was.
+/// Sends all records from `start` up to the current high watermarks to the source's function. Calls `done` with the number
+/// of records after each page. A consumer that fails is replaced, and the replay resumes where it was.
 pub async fn replay(
     source: &Source,
     start: Start,
@@ -52,11 +51,11 @@ pub async fn replay(
     mut done: impl FnMut(u64),
 ) -> Result<Replayed, ReplayError> {
     let mut consumer = log.consume(&source.topic, None, start).await?;
-    let kept = consumer.watermarks().await?;
-    // Partitions whose end was not seen yet: while records keep coming, there is no empty page to wait for.
+    let watermarks = consumer.watermarks().await?;
+    // Partitions that were not read to their watermark yet. An empty page would never come while records are appended.
     let mut ahead: BTreeSet<i32> =
-        kept.iter().filter(|(_, kept)| !kept.is_empty()).map(|(partition, _)| *partition).collect();
-    // The offsets after the last records that were sent.
+        watermarks.iter().filter(|(_, range)| !range.is_empty()).map(|(partition, _)| *partition).collect();
+    // Per partition, the offset after the last record that was sent.
     let mut sent = PartitionOffsets::default();
     let mut replayed = Replayed::default();
     let mut failures = 0;
@@ -76,13 +75,13 @@ pub async fn replay(
             return Ok(replayed);
         }
         for delivered in &page {
-            if kept.get(&delivered.partition).is_none_or(|kept| delivered.offset + 1 >= kept.end) {
+            if watermarks.get(&delivered.partition).is_none_or(|range| delivered.offset + 1 >= range.end) {
                 ahead.remove(&delivered.partition);
             }
         }
-        // Records that came in the meantime are the source's alone.
+        // Newer records are left to the source.
         let is_due = |d: &Delivered| {
-            kept.get(&d.partition).is_some_and(|kept| d.offset < kept.end)
+            watermarks.get(&d.partition).is_some_and(|range| d.offset < range.end)
                 && sent.get(&d.partition).is_none_or(|next| d.offset >= *next)
         };
         let due: Vec<_> = page.into_iter().filter(is_due).collect();
@@ -97,7 +96,7 @@ pub async fn replay(
     }
 }
 
-/// Sends records as the source does: as many at once, in its order.
+/// Sends records as the source does, with the same order and concurrency.
 async fn send_all(
     source: &Source,
     sink: &dyn Sink,
@@ -120,7 +119,8 @@ async fn send_all(
     }
 }
 
-/// Sends a record; answers its partition and whether it was taken. One that cannot be sent is the source's to report.
+/// Sends a record. Returns its partition and whether it was accepted. A record that cannot be sent is not reported: its
+/// source did.
 async fn send(source: &Source, sink: &dyn Sink, delivered: Delivered) -> (i32, Result<bool, ReplayError>) {
     let sending = AssertUnwindSafe(send_event(source, sink, &delivered)).catch_unwind().await;
     let outcome = sending.unwrap_or_else(|panic| {

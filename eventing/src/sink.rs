@@ -1,24 +1,24 @@
-//! Where events are sent: a function, by its name. Who implements it decides what HTTP travels over.
+//! Where events are sent: a function, by name. The implementation decides how HTTP reaches it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use framework::router::FUNCTION;
 use http::{Response, StatusCode};
 
-/// No HTTP answer came; the words say why.
+/// There was no HTTP answer; the text says why.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct SinkError(pub String);
 
-/// Whether an answer refuses who sent the event, and says nothing about the event itself.
+/// Whether a status refuses the sender, and says nothing about the event.
 #[must_use]
 pub fn is_unauthorized(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// The answer, if it is the function's word about the event: it carries the functions' mark, and does not refuse the
-/// sender. Anything on the way may answer for a function that is away, with statuses that would be final from the
-/// function itself. `credentials` names the settings to check when the sender is refused.
+/// Returns the answer if it comes from the function itself: it carries the function's header, and does not refuse the
+/// sender. A gateway may answer for a function that is down, with a status that would be final from the function.
+/// `credentials` names the settings to check if the sender is refused.
 pub fn from_function(answer: Response<Bytes>, credentials: &str) -> Result<Response<Bytes>, SinkError> {
     let status = answer.status();
     if is_unauthorized(status) {
@@ -33,27 +33,26 @@ pub fn from_function(answer: Response<Bytes>, credentials: &str) -> Result<Respo
 /// Sends requests to functions.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Sends the request and reads the whole answer, which is the function's own. What something on the way answers
-    /// for the function is an error.
+    /// Sends the request and reads the function's whole answer. An answer of something in between is an error.
     async fn send(
         &self,
         function: &str,
         request: http::Request<Bytes>,
     ) -> Result<http::Response<Bytes>, SinkError>;
 
-    /// Asked after a try without an answer: whether the function answers others, so that this try counts towards the
-    /// event's retries. Tries that do not count go on for as long as the function is away.
+    /// Whether the function answers other requests. Asked after an attempt without an answer: only if it does, the attempt
+    /// counts towards the event's retries, so that an outage of the function creates no dead letters.
     async fn answers(&self, _function: &str) -> bool {
         true
     }
 
-    /// How a dead letter names the function (`knativeerrordest`): its URL in a cluster, unless it is elsewhere.
+    /// The function's URL in a dead letter (`knativeerrordest`); by default that of a cluster.
     fn destination(&self, function: &str, namespace: &str) -> String {
         format!("http://{function}.{namespace}.svc.cluster.local")
     }
 }
 
-/// A sink whose every try counts, for whoever does not wait until a function is back.
+/// A sink whose attempts all count, for callers that give up on a function that is down.
 pub(crate) struct Limited<'a>(pub(crate) &'a dyn Sink);
 
 #[async_trait]

@@ -1,13 +1,13 @@
-//! A warning that repeats while something stays broken: logged when it begins or changes, then once a minute.
+//! Rate-limits a repeated warning: it is logged when it first occurs or changes, then once a minute.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the same warning is suppressed.
+/// Interval at which the same warning is logged again.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What was logged last about one thing.
+/// The last warning about one thing.
 #[derive(Debug, Default)]
 pub(crate) struct Warning {
     last: Option<(String, Instant)>,
@@ -15,7 +15,7 @@ pub(crate) struct Warning {
 }
 
 impl Warning {
-    /// Takes note of a failure; answers how many like it were suppressed before, if it is to be logged.
+    /// Counts a failure. If it is due to be logged, returns how many like it were suppressed before.
     pub(crate) fn due(&mut self, why: &str) -> Option<u64> {
         let now = Instant::now();
         if let Some((last, at)) = &self.last
@@ -29,7 +29,7 @@ impl Warning {
         Some(std::mem::take(&mut self.suppressed))
     }
 
-    /// It works again; answers whether it was broken.
+    /// Ends the warning. Returns whether there was one.
     pub(crate) fn clear(&mut self) -> bool {
         self.suppressed = 0;
         self.last.take().is_some()

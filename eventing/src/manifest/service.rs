@@ -1,99 +1,99 @@
-//! `serving.knative.dev/v1 Service`: what is run of it, and what is a cluster's alone.
+//! `serving.knative.dev/v1 Service`: a function. Fields that only concern a cluster are accepted and ignored.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Metadata, Resource};
+use super::resource::{Metadata, Resource};
 
 /// A function.
 pub type Service = Resource<ServiceSpec>;
 
-/// What is wanted of a function.
+/// The spec of a function.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
-    /// What each revision is like.
+    /// The template of each revision.
     pub template: RevisionTemplate,
-    /// Which revision gets how much; a laptop has one revision.
+    /// How traffic is split between revisions; a laptop has one.
     pub traffic: Option<Value>,
 }
 
-/// What each revision is like.
+/// The template of each revision.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevisionTemplate {
-    /// The autoscaler's annotations are here.
+    /// Contains the autoscaler's annotations.
     #[serde(default)]
     pub metadata: Metadata,
-    /// Concurrency, time and containers.
+    /// Concurrency, timeout and containers.
     pub spec: RevisionSpec,
 }
 
-/// Concurrency, time and containers.
+/// Concurrency, timeout and containers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RevisionSpec {
-    /// Most requests at once in a replica; 0 is no limit.
+    /// Maximum number of concurrent requests per replica; 0 means no limit.
     #[serde(default)]
     pub container_concurrency: u32,
-    /// How long a request may take, seconds.
+    /// Timeout of a request, seconds.
     pub timeout_seconds: Option<u32>,
-    /// Exactly one runs here.
+    /// Exactly one is supported here.
     pub containers: Vec<Container>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub service_account_name: Option<String>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub automount_service_account_token: Option<bool>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub enable_service_links: Option<bool>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub image_pull_secrets: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub volumes: Option<Value>,
 }
 
-/// A container; its process is a child of the runtime on a laptop.
+/// A container; on a laptop, a child process of the runtime.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Container {
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub image: String,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub name: Option<String>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub image_pull_policy: Option<String>,
-    /// Variables of the environment.
+    /// Environment variables: the function's configuration keys.
     #[serde(default)]
     pub env: Vec<EnvVar>,
-    /// The cluster's part of the environment; a laptop has its own.
+    /// Environment variables from a cluster's resources; a laptop has its own.
     pub env_from: Option<Value>,
-    /// A laptop chooses a free port for each replica.
+    /// Ignored: a laptop passes each replica a socket.
     pub ports: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub readiness_probe: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub liveness_probe: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub startup_probe: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub security_context: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub resources: Option<Value>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub volume_mounts: Option<Value>,
 }
 
-/// A variable of the environment.
+/// An environment variable.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EnvVar {
     /// Name.
     pub name: String,
-    /// Value; absent where it comes from a cluster's resource.
+    /// Value; absent if it comes from a cluster's resource.
     pub value: Option<String>,
-    /// A cluster's alone.
+    /// Only for a cluster.
     pub value_from: Option<Value>,
 }
 
