@@ -197,7 +197,7 @@ async fn a_full_queue_is_busy_and_an_append_that_is_away_says_that_it_is_unknown
     let unknown = Failure::from(waiting.await.unwrap_err());
     assert_eq!(unknown.kind, FailureKind::Unavailable);
     assert!(unknown.to_string().contains("unknown whether the log has it"), "{unknown}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     let away = Failure::from(nowhere.ready().await.unwrap_err()).to_string();
     assert!(away.contains("127.0.0.1:1") && away.contains("`t`"), "{away}");
 }
