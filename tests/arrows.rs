@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 /// All packages of this workspace, and all of them that each may name.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("domain", &[]),
     ("event", &[]),
     ("connect", &[]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("eventing", &["backend-log", "domain", "event", "framework"]),
     ("forwarder", &["backend-log", "eventing", "framework"]),
     ("serving", &["framework"]),
+    ("memory", &["backend-log", "backend-master", "backend-views", "domain", "event"]),
     (
         "lambda-architecture",
         &[
@@ -61,6 +62,7 @@ const HEAVY: [(&str, &[&str]); 9] = [
             "forwarder",
             "framework",
             "lambda-architecture",
+            "memory",
             "serving",
         ],
     ),

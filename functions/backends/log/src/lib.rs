@@ -165,6 +165,9 @@ pub enum LogError {
     /// Kafka failed, or cannot be reached.
     #[error(transparent)]
     Kafka(#[from] KafkaFailure),
+    /// A log that is implemented elsewhere failed.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl LogError {
@@ -175,7 +178,7 @@ impl LogError {
             Self::Sqlite(backend_sqlite::Error::Sql(sqlx::Error::Database(error))) => {
                 error.code().as_deref() == Some(SQLITE_TOOBIG)
             }
-            Self::Sqlite(_) | Self::Watch(_) => false,
+            Self::Sqlite(_) | Self::Watch(_) | Self::Other(_) => false,
         }
     }
 }

@@ -311,6 +311,7 @@ macro_rules! suite {
 }
 
 suite!(on_sqlite, Place::sqlite());
+suite!(in_memory, Place::memory());
 
 #[cfg(feature = "services")]
 suite!(on_kafka, Place::kafka());

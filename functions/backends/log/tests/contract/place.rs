@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use backend_log::{Log, SqliteLog};
+use memory::MemoryLog;
 use tempfile::TempDir;
 
 /// A place for one test.
 pub enum Place {
     Sqlite(TempDir),
+    Memory(MemoryLog),
     #[cfg(feature = "services")]
     Kafka(kafka::Topics),
 }
@@ -17,10 +19,15 @@ impl Place {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
+    pub async fn memory() -> Self {
+        Self::Memory(MemoryLog::new(8, Arc::new(|| chrono::Utc::now().timestamp_millis())))
+    }
+
     /// A log there; each is a process of its own.
     pub fn log(&self) -> Arc<dyn Log> {
         match self {
             Self::Sqlite(dir) => Arc::new(SqliteLog::new(dir.path().join("log.db"))),
+            Self::Memory(log) => Arc::new(log.clone()),
             #[cfg(feature = "services")]
             Self::Kafka(topics) => Arc::new(topics.log("")),
         }
@@ -29,7 +36,7 @@ impl Place {
     /// A topic of this place alone.
     pub fn topic(&self, name: &str) -> String {
         match self {
-            Self::Sqlite(_) => name.to_owned(),
+            Self::Sqlite(_) | Self::Memory(_) => name.to_owned(),
             #[cfg(feature = "services")]
             Self::Kafka(topics) => topics.name(name),
         }
@@ -43,7 +50,7 @@ impl Place {
     /// Leaves nothing behind on a server.
     pub async fn clean(self) {
         match self {
-            Self::Sqlite(_) => {}
+            Self::Sqlite(_) | Self::Memory(_) => {}
             #[cfg(feature = "services")]
             Self::Kafka(topics) => topics.delete().await,
         }

@@ -311,6 +311,7 @@ macro_rules! suite {
 }
 
 suite!(sqlite, Place::sqlite(), 48);
+suite!(in_memory, Place::memory(), 48);
 
 #[cfg(feature = "services")]
 suite!(mysql, Place::mysql(), 12);

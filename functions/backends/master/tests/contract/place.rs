@@ -6,11 +6,13 @@ use std::sync::{
 };
 
 use backend_master::{Master, SqliteMaster};
+use memory::MemoryMaster;
 use tempfile::TempDir;
 
 /// A place for one test.
 pub enum Place {
     Sqlite(TempDir),
+    Memory(MemoryMaster),
     #[cfg(feature = "services")]
     MySql(mysql::Database),
 }
@@ -20,12 +22,17 @@ impl Place {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
+    pub async fn memory() -> Self {
+        Self::Memory(MemoryMaster::new(Arc::new(|| 0)))
+    }
+
     /// A master there whose clock is the given one, milliseconds since 1970.
     pub fn master(&self, clock: &Arc<AtomicI64>) -> Arc<dyn Master> {
         let clock = clock.clone();
         let clock = move || clock.load(Ordering::Relaxed);
         match self {
             Self::Sqlite(dir) => Arc::new(SqliteMaster::with_clock(dir.path().join("master.db"), clock)),
+            Self::Memory(master) => Arc::new(master.with_clock(Arc::new(clock))),
             #[cfg(feature = "services")]
             Self::MySql(database) => database.master(clock),
         }
@@ -34,7 +41,7 @@ impl Place {
     /// No migration lock is held, and no transaction is open.
     pub async fn assert_nothing_is_locked(&self) {
         match self {
-            Self::Sqlite(_) => {}
+            Self::Sqlite(_) | Self::Memory(_) => {}
             #[cfg(feature = "services")]
             Self::MySql(database) => database.assert_nothing_is_locked().await,
         }
@@ -43,7 +50,7 @@ impl Place {
     /// Leaves nothing behind on a server.
     pub async fn clean(self) {
         match self {
-            Self::Sqlite(_) => {}
+            Self::Sqlite(_) | Self::Memory(_) => {}
             #[cfg(feature = "services")]
             Self::MySql(database) => database.drop().await,
         }

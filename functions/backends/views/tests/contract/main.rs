@@ -277,6 +277,7 @@ macro_rules! suite {
 }
 
 suite!(in_sqlite, Place::sqlite(), 48, 8);
+suite!(in_memory, Place::memory(), 48, 8);
 
 #[cfg(feature = "services")]
 suite!(in_cassandra, Place::cassandra(), 4, 60);

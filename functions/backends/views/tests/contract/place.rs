@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_views::{SqliteViews, Views};
+use memory::MemoryViews;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
@@ -12,6 +13,7 @@ use crate::cassandra::Keyspace;
 /// A place for one test.
 pub enum Place {
     Sqlite(TempDir),
+    Memory(MemoryViews),
     #[cfg(feature = "services")]
     Cassandra(Keyspace),
 }
@@ -19,6 +21,10 @@ pub enum Place {
 impl Place {
     pub async fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    pub async fn memory() -> Self {
+        Self::Memory(MemoryViews::new(Arc::new(now), crate::WEEK))
     }
 
     #[cfg(feature = "services")]
@@ -30,6 +36,7 @@ impl Place {
     pub fn views(&self, retention: Duration) -> Arc<dyn Views> {
         match self {
             Self::Sqlite(dir) => Arc::new(SqliteViews::new(dir.path().join("views.db"), retention)),
+            Self::Memory(views) => Arc::new(views.with(Arc::new(now), retention)),
             #[cfg(feature = "services")]
             Self::Cassandra(keyspace) => keyspace.views(retention, ""),
         }
@@ -41,6 +48,7 @@ impl Place {
             Self::Sqlite(dir) => {
                 Arc::new(SqliteViews::with_clock(dir.path().join("views.db"), crate::WEEK, clock))
             }
+            Self::Memory(views) => Arc::new(views.with(Arc::new(move || clock() * 1_000), crate::WEEK)),
             #[cfg(feature = "services")]
             Self::Cassandra(keyspace) => keyspace.views_by(clock),
         }
@@ -50,6 +58,7 @@ impl Place {
     pub async fn fill(&self, points: &[(i64, u64)]) {
         match self {
             Self::Sqlite(dir) => sqlite(dir, points).await,
+            Self::Memory(views) => views.fill(points),
             #[cfg(feature = "services")]
             Self::Cassandra(keyspace) => keyspace.fill(points).await,
         }
@@ -58,7 +67,7 @@ impl Place {
     /// Leaves nothing behind on a server.
     pub async fn clean(self) {
         match self {
-            Self::Sqlite(_) => {}
+            Self::Sqlite(_) | Self::Memory(_) => {}
             #[cfg(feature = "services")]
             Self::Cassandra(keyspace) => keyspace.drop().await,
         }
@@ -78,4 +87,9 @@ async fn sqlite(dir: &TempDir, points: &[(i64, u64)]) {
             .await
             .unwrap();
     }
+}
+
+/// Milliseconds since 1970.
+fn now() -> i64 {
+    chrono::Utc::now().timestamp_millis()
 }
