@@ -72,7 +72,16 @@ impl Dispatcher {
             }
             self.progress.under_way.store(under_way.len(), Relaxed);
             tokio::select! {
+                // In this order, so that neither commits nor revocations wait for deliveries, and a simulation sees the
+                // same order each time.
+                biased;
                 () = self.stop.cancelled() => break,
+                // Without waiting for the reader: what it cannot take now is part of the next commit.
+                _ = commit.tick() => if let Ok(room) = commits.try_reserve()
+                    && let Some(next) = offsets.take_commit()
+                {
+                    room.send(next);
+                },
                 Some(Revocation { partitions, answer }) = revocations.recv() => {
                     // Records that were read before the revocation must not be begun after it.
                     while let Ok(batch) = records.try_recv() {
@@ -87,12 +96,6 @@ impl Dispatcher {
                 Some(batch) = records.recv(), if queue.waiting() < READ_AHEAD => {
                     self.begin(batch, &mut queue, &mut offsets);
                 }
-                // Without waiting for the reader: what it cannot take now is part of the next commit.
-                _ = commit.tick() => if let Ok(room) = commits.try_reserve()
-                    && let Some(next) = offsets.take_commit()
-                {
-                    room.send(next);
-                },
             }
         }
         drop(revocations);

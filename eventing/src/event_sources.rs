@@ -101,6 +101,7 @@ pub fn run(
         tasks.spawn(async move {
             let start = || watch(log.clone(), topic.clone(), open.clone(), news.clone(), health.clone());
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = others.supervise(&name, start) => {}
             }

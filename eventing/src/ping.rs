@@ -57,6 +57,7 @@ pub async fn run_by(
         let stop = stop.clone();
         async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = ticking => {}
             }

@@ -45,6 +45,7 @@ async fn read_and_dispatch(
     let mut reading = tokio::spawn(reader.run(records_in, commits_in, stop.clone()));
     let dispatcher = Dispatcher { source, log, sink, progress, stop };
     tokio::select! {
+        biased;
         () = dispatcher.run(records, revocations, commits) => {}
         ended = &mut reading => match ended {
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),

@@ -79,9 +79,10 @@ impl Reader {
     ) {
         loop {
             let opened = tokio::select! {
-                opened = self.open() => Some(opened),
-                () = stop.cancelled() => None,
+                biased;
                 () = async { while commits.recv().await.is_some() {} } => return,
+                () = stop.cancelled() => None,
+                opened = self.open() => Some(opened),
             };
             let Some(mut consumer) = opened else { break };
             if self.read(&mut *consumer, &records, &mut commits, &stop).await {
