@@ -26,6 +26,8 @@ use world::{Coverage, Defect, Fault, Seam};
 const FORMER_FINDINGS: [(u64, &str); 0] = [];
 /// New seeds of a run without `SIMULATION_SEEDS`.
 const SEEDS: u64 = 40;
+/// Seeds from which on every fault must have occurred at every seam; the rarest is expected seven times in half as many.
+const COVERING_SEEDS: u64 = 400;
 /// Seeds within which every defect must be found.
 const DEFECT_SEEDS: u64 = 200;
 /// Lines of a trace that a failure shows.
@@ -88,7 +90,7 @@ fn seeds_break_no_promise() {
         println!("{:>10} {seam:?} {fault:?}", count);
     }
     let missing: Vec<_> = expected().filter(|fault| !coverage.contains_key(fault)).collect();
-    assert!(missing.is_empty(), "never tried in {seeds} runs: {missing:?}");
+    assert!(seeds < COVERING_SEEDS || missing.is_empty(), "never tried in {seeds} runs: {missing:?}");
 }
 
 #[test]

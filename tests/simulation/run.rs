@@ -40,7 +40,8 @@ pub struct Outcome {
 
 /// Runs one seed on a runtime of its own, whose clock only moves when all tasks wait.
 pub fn run(seed: u64, defect: Option<Defect>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let world = Arc::new(World::new(seed, defect));
         simulate(&world).await;
@@ -57,7 +58,8 @@ async fn simulate(world: &Arc<World>) {
         skips_late_commits: world.has(Defect::TickSkipsLateCommits),
         keeps_locks: world.has(Defect::LeavesLocksBehind),
     };
-    let master = MemoryMaster::new(clock.clone()).with_commit_delay(commit_delay(world)).with_defects(defects);
+    let master =
+        MemoryMaster::new(clock.clone()).with_commit_delay(commit_delay(world)).with_defects(defects);
     let checks = Arc::new(Checks {
         log: MemoryLog::new(PARTITIONS, clock.clone()),
         views: MemoryViews::new(clock, RETENTION),
@@ -66,7 +68,8 @@ async fn simulate(world: &Arc<World>) {
         dead_letters: "user-dead-letter".to_owned(),
     });
     let system = System::start(world, &checks);
-    let clients = Arc::new(Clients { system: system.clone(), used: Mutex::default(), acknowledged: Mutex::default() });
+    let clients =
+        Arc::new(Clients { system: system.clone(), used: Mutex::default(), acknowledged: Mutex::default() });
     tokio::spawn(watch(system.clone()));
     let posting: Vec<_> = (0..CLIENTS).map(|n| tokio::spawn(clients.clone().post_all(n))).collect();
     sleep(world.within_ms(8_000)).await;
@@ -84,7 +87,8 @@ async fn simulate(world: &Arc<World>) {
     };
     if timeout(QUIET_WITHIN, agree).await.is_err() {
         let committed = ["count", "store"].map(|group| checks.log.committed(&checks.topic, group));
-        return world.violate(format!("events are unfinished after {QUIET_WITHIN:?}; committed: {committed:?}"));
+        return world
+            .violate(format!("events are unfinished after {QUIET_WITHIN:?}; committed: {committed:?}"));
     }
     checks.at_the_end(world, &lock(&clients.acknowledged));
     batch_agrees(&system).await;
@@ -102,7 +106,8 @@ async fn batch_agrees(system: &Arc<System>) {
         let tick = tick.unwrap_or_default();
         let longest = tick["longestNameUser"]["name"].as_str().map_or(0, |name| name.chars().count());
         if tick["users"] != users || longest != checks.longest() {
-            world.violate(format!("{query}: {tick}, but {users} users, the longest has {}", checks.longest()));
+            world
+                .violate(format!("{query}: {tick}, but {users} users, the longest has {}", checks.longest()));
         }
     }
     let Some(analytics) = analytics(system).await else {
@@ -121,7 +126,9 @@ async fn dead_letters_can_be_repaired(system: &Arc<System>) {
     let letters = DeadLetters::read(&*log, &checks.dead_letters).await.unwrap();
     for letter in &letters {
         match letter.replay(&*log, &checks.dead_letters, &sink, &functions).await {
-            Err(DeadLetterError::Failed(_) | DeadLetterError::Undecodable(_) | DeadLetterError::Unsendable(_)) => {}
+            Err(
+                DeadLetterError::Failed(_) | DeadLetterError::Undecodable(_) | DeadLetterError::Unsendable(_),
+            ) => {}
             other => world.violate(format!("a replay of {} ended with {other:?}", letter.id)),
         }
         letter.discard(&*log, &checks.dead_letters).await.unwrap();
@@ -140,7 +147,8 @@ async fn analytics(system: &Arc<System>) -> Option<(u64, usize)> {
         return None;
     }
     let answer = json_of(&answer.into_body());
-    let count = answer["userCount"].as_array()?.last().map_or(0, |point| point["userCount"].as_u64().unwrap());
+    let count =
+        answer["userCount"].as_array()?.last().map_or(0, |point| point["userCount"].as_u64().unwrap());
     let longest = answer["longestNameUser"]["name"].as_str().map_or(0, |name| name.chars().count());
     Some((count, longest))
 }
@@ -200,7 +208,11 @@ impl Clients {
         let name = format!("client-{client}");
         let (path, media_type, body) = match users {
             [(id, name)] => ("/user", "application/json", json!({ "id": id, "name": name })),
-            users => ("/", "application/cloudevents-batch+json", users.iter().map(|user| event(world, user)).collect()),
+            users => (
+                "/",
+                "application/cloudevents-batch+json",
+                users.iter().map(|user| event(world, user)).collect(),
+            ),
         };
         loop {
             let request = Request::post(path).header("content-type", media_type);

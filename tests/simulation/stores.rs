@@ -19,7 +19,9 @@ use crate::{
     process::Process,
     world::{
         Defect,
-        Fault::{self, AnswerLost, Delayed, DiesAfter, DiesBefore, LateEffect, PageLost, PartlyDone, Refused},
+        Fault::{
+            self, AnswerLost, Delayed, DiesAfter, DiesBefore, LateEffect, PageLost, PartlyDone, Refused,
+        },
         Seam,
     },
 };

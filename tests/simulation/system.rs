@@ -38,7 +38,7 @@ const RESTART_MS: u64 = 2_000;
 /// Milliseconds until the log takes a dead consumer for dead, at most.
 const SESSION_MS: u64 = 5_000;
 
-/// The event sources of the project's own manifests, with a tick every ten seconds.
+/// The event sources of the project's own manifests, with a tick every second.
 pub fn resources() -> Resources {
     let services = ["count", "store", "batch"].map(|name| {
         format!(
@@ -46,7 +46,7 @@ pub fn resources() -> Resources {
              spec: {{template: {{spec: {{containers: [{{image: {name}}}]}}}}}}\n---\n"
         )
     });
-    let ping = include_str!("../../eventing/minute-to-batch.yaml").replace("* * * * *", "*/10 * * * * *");
+    let ping = include_str!("../../eventing/minute-to-batch.yaml").replace("* * * * *", "* * * * * *");
     Resources::read([
         ("services.yaml", services.concat().as_str()),
         ("log-to-count.yaml", include_str!("../../eventing/log-to-count.yaml")),
@@ -192,7 +192,8 @@ impl System {
                 1 => self.checks.log.truncate(&self.checks.topic),
                 2 => {
                     let garbage = [self.foreign_record()];
-                    let append = backend_log::Appender::append(&self.checks.log, &self.checks.topic, garbage.into());
+                    let append =
+                        backend_log::Appender::append(&self.checks.log, &self.checks.topic, garbage.into());
                     append.await.unwrap();
                 }
                 _ if !victims.is_empty() => victims[self.world.below(victims.len())].die(),
@@ -234,9 +235,14 @@ impl System {
         let log = self.seen(&self.checks.log.for_process(process.number), &process);
         let sink = Sent { system: self.clone(), process: process.clone() };
         let source = resources().sources().into_iter().find(|source| source.function == "count").unwrap();
-        let replayed =
-            replay(&source, backend_log::Start::Earliest, &*log, &sink, |_| {}).await.map_err(|e| e.to_string());
-        self.world.log(&process.name, format_args!("{replayed:?}"));
+        tokio::select! {
+            biased;
+            () = process.dead.cancelled() => {}
+            replayed = replay(&source, backend_log::Start::Earliest, &*log, &sink, |_| {}) => {
+                let replayed = replayed.map_err(|error| error.to_string());
+                self.world.log(&process.name, format_args!("{replayed:?}"));
+            }
+        }
     }
 
     /// A view of the log for whoever repairs, and the sink to send with.
@@ -267,7 +273,8 @@ impl Sink for Sent {
         let (system, function) = (self.system.clone(), function.to_owned());
         let error = |why: &'static str| SinkError(why.to_owned());
         let send = async move {
-            let answer = system.call(&function, request).await.ok_or_else(|| error("the connection was reset"));
+            let answer =
+                system.call(&function, request).await.ok_or_else(|| error("the connection was reset"));
             let refuses = |answer: &Response<Bytes>| answer.status() == StatusCode::UNPROCESSABLE_ENTITY;
             match answer {
                 Ok(mut answer) if system.world.has(Defect::RetriesRefusals) && refuses(&answer) => {

@@ -16,7 +16,7 @@ use backend_log::{
 };
 use domain::{Failure, Store};
 use event::Record;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{Clock, lock};
 
@@ -24,7 +24,8 @@ use crate::{Clock, lock};
 #[derive(Clone)]
 pub struct MemoryLog {
     state: Arc<Mutex<State>>,
-    changed: watch::Sender<()>,
+    /// Wakes waiters in the order in which they came, as a deterministic simulation needs it.
+    changed: Arc<Notify>,
     partitions: i32,
     clock: Clock,
     process: u64,
@@ -85,8 +86,8 @@ impl MemoryLog {
     /// An empty log whose topics have so many partitions.
     #[must_use]
     pub fn new(partitions: i32, clock: Clock) -> Self {
-        let (changed, _) = watch::channel(());
-        Self { state: Arc::default(), changed, partitions, clock, process: 0, next_member: Arc::default() }
+        let (state, changed, next_member) = Default::default();
+        Self { state, changed, partitions, clock, process: 0, next_member }
     }
 
     /// The same log, as a process with this number sees it.
@@ -100,7 +101,7 @@ impl MemoryLog {
         for group in lock(&self.state).groups.values_mut() {
             group.leave(|member| member.0 == process, self.partitions);
         }
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Retention: removes records that all groups of the topic have committed.
@@ -174,7 +175,7 @@ impl Appender for MemoryLog {
             let to = record.key.as_ref().map_or(n % partitions.len(), |key| self.partition_of(key));
             partitions[to].records.push((now, record));
         }
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
         Ok(())
     }
 }
@@ -197,7 +198,6 @@ impl Log for MemoryLog {
         let start = start.map(|(partition, at)| (partition, i64::try_from(at).unwrap_or(0))).collect();
         let mut consumer = MemoryConsumer {
             log: self.clone(),
-            news: self.changed.subscribe(),
             topic: topic.to_owned(),
             group: group.map(str::to_owned),
             member: (self.process, self.next_member.fetch_add(1, Relaxed)),
@@ -218,7 +218,6 @@ impl Log for MemoryLog {
 /// A consumer of a topic.
 struct MemoryConsumer {
     log: MemoryLog,
-    news: watch::Receiver<()>,
     topic: String,
     group: Option<String>,
     member: Member,
@@ -256,7 +255,7 @@ impl MemoryConsumer {
             self.is_member = true;
             group.members.push(self.member);
             group.assign(log.partitions);
-            log.changed.send_replace(());
+            log.changed.notify_waiters();
         }
         if !self.revoking.is_empty() {
             for partition in self.revoking.drain(..) {
@@ -264,17 +263,13 @@ impl MemoryConsumer {
                 self.positions.remove(&partition);
             }
             group.assign(log.partitions);
-            log.changed.send_replace(());
+            log.changed.notify_waiters();
         }
         for partition in group.owned(self.member) {
-            let from = || group.committed.get(&partition).or_else(|| self.start.get(&partition));
-            if !self.positions.contains_key(&partition) {
-                let from = from().copied().unwrap_or(0);
-                self.positions.insert(partition, from);
-            }
+            let from = group.committed.get(&partition).or_else(|| self.start.get(&partition));
+            self.positions.entry(partition).or_insert(from.copied().unwrap_or(0));
         }
-        self.revoking =
-            group.owned(self.member).filter(|p| group.target(*p) != Some(self.member)).collect();
+        self.revoking = group.owned(self.member).filter(|p| group.target(*p) != Some(self.member)).collect();
         self.revoking.clone()
     }
 
@@ -306,7 +301,7 @@ impl Drop for MemoryConsumer {
         if let Some(group) = lock(&self.log.state).groups.get_mut(&key) {
             group.leave(|member| *member == self.member, self.log.partitions);
         }
-        self.log.changed.send_replace(());
+        self.log.changed.notify_waiters();
     }
 }
 
@@ -330,8 +325,11 @@ impl Positions for MemoryConsumer {
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn poll(&mut self, max: usize) -> Result<Polled, LogError> {
+        let changed = self.log.changed.clone();
         loop {
-            self.news.mark_unchanged();
+            let news = changed.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
             let revoked = self.serve_group();
             if !revoked.is_empty() {
                 return Ok(Polled::Revoked(revoked));
@@ -342,9 +340,7 @@ impl Consumer for MemoryConsumer {
                     return Ok(Polled::Records(page));
                 }
             }
-            if self.news.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+            news.await;
         }
     }
 

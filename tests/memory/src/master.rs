@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use backend_master::{BatchJob, BatchViews, Dataset, Stored, Tick};
 use domain::{Failure, History, Point, Store, User, Window};
-use tokio::{sync::watch, time::sleep};
+use tokio::{sync::Notify, time::sleep};
 use uuid::Uuid;
 
 use crate::{Clock, history::select, lock};
@@ -33,7 +33,7 @@ pub struct Defects {
 #[derive(Clone)]
 pub struct MemoryMaster {
     state: Arc<Mutex<State>>,
-    changed: watch::Sender<()>,
+    changed: Arc<Notify>,
     clock: Clock,
     commit_delay: CommitDelay,
     defects: Defects,
@@ -72,9 +72,9 @@ impl MemoryMaster {
     /// An empty master dataset whose transactions commit at once.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        let (changed, _) = watch::channel(());
+        let (state, changed) = Default::default();
         let commit_delay: CommitDelay = Arc::new(|| Duration::ZERO);
-        Self { state: Arc::default(), changed, clock, commit_delay, defects: Defects::default() }
+        Self { state, changed, clock, commit_delay, defects: Defects::default() }
     }
 
     /// The same master dataset, with another clock.
@@ -110,9 +110,10 @@ impl MemoryMaster {
 
     /// Waits until no other transaction inserts one of the ids, and locks them.
     async fn begin(&self, users: &[User]) -> Transaction {
-        let mut changed = self.changed.subscribe();
         loop {
-            changed.mark_unchanged();
+            let ended = self.changed.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
             {
                 let mut state = lock(&self.state);
                 if !users.iter().any(|user| state.locked.contains(&user.id)) {
@@ -123,7 +124,7 @@ impl MemoryMaster {
                     return Transaction { master: self.clone(), ids, first_seq, is_committed: false };
                 }
             }
-            let _ = changed.changed().await;
+            ended.await;
         }
     }
 }
@@ -166,7 +167,7 @@ impl Drop for Transaction {
         for id in &self.ids {
             state.locked.remove(id);
         }
-        self.master.changed.send_replace(());
+        self.master.changed.notify_waiters();
     }
 }
 
@@ -256,8 +257,8 @@ impl History for MemoryMaster {
     async fn points(&self, window: Window) -> Result<Vec<Point>, Failure> {
         let now_s = (self.clock)().div_euclid(1_000);
         let points = lock(&self.state).points()?;
-        let has_future = window.ends_about(now_s)
-            && points.last().is_some_and(|point| point.time.timestamp() > now_s);
+        let has_future =
+            window.ends_about(now_s) && points.last().is_some_and(|point| point.time.timestamp() > now_s);
         let latest_s = window.latest_s(now_s);
         let points = select(points.into_iter(), &window.at(now_s, has_future));
         Ok(points.into_iter().map(|point| point.not_after(latest_s)).collect())
