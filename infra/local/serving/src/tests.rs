@@ -24,7 +24,7 @@ use crate::{FunctionSpec, Launched, Launcher, LivenessProbe, Serving, lease::Lea
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Starts functions in this process that answer after a while, and sees what reaches them.
+/// Starts functions in this process that answer after a while, and records what reaches them.
 #[derive(Clone, Default)]
 struct Fakes {
     seen: Arc<Seen>,
@@ -36,14 +36,14 @@ struct Seen {
     under_way: Mutex<BTreeMap<u32, usize>>,
     most_in_one: AtomicUsize,
     requests: AtomicUsize,
-    /// Requests that were worked on to their end.
+    /// Number of requests that were completed.
     done: AtomicUsize,
-    /// Replicas that answer nothing any more.
+    /// Replicas that respond no longer.
     hung: Mutex<BTreeSet<u32>>,
-    /// Starts that fail, and starts that panic.
+    /// Number of starts that will fail, and that will panic.
     failing: AtomicU32,
     panicking: AtomicU32,
-    /// Ends the replica of that number.
+    /// Stops the replica of that number.
     stops: Mutex<BTreeMap<u32, CancellationToken>>,
 }
 
@@ -120,7 +120,7 @@ fn spec(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
     }
 }
 
-/// The same, with a hung replica found soon.
+/// The same, probed so often that a hung replica is found soon.
 fn probed(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
     let liveness = LivenessProbe {
         period: Duration::from_millis(20),
