@@ -23,6 +23,8 @@ mod clocks;
 mod deliverable;
 /// Stores that fail, vanish or fall silent, and work again.
 mod faulty_stores;
+/// Files of a package refer to each other in one direction.
+mod file_cycles;
 /// One function's process alone, and the probes that it gets.
 mod function;
 /// Clients that hang up.

@@ -1,5 +1,5 @@
 //! `burst`: posts many new users at once and waits until analytics counts each of them exactly once.
-//! Knows the system by its routes alone.
+//! Uses only the system's public routes.
 
 pub mod names;
 
@@ -23,11 +23,11 @@ use tokio::time::sleep;
 
 use crate::{client::Client, terminal::print};
 
-/// How long a request is repeated that is refused or gets no answer.
+/// How long a request is retried that is refused or gets no response.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long analytics may take to become exact.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// How often is looked whether something changed.
+/// Interval at which analytics and status are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to post.
@@ -44,10 +44,10 @@ pub struct Burst {
     pub repeats: u32,
 }
 
-/// Most replicas that were seen of each function.
+/// The largest number of replicas seen of each function.
 type Replicas = Arc<Mutex<BTreeMap<String, usize>>>;
 
-/// Posts to the gateway at `address`, prints what was seen, and fails unless analytics becomes exact.
+/// Posts to the gateway at `address`, prints the result, and fails unless analytics becomes exact.
 pub async fn run(address: SocketAddr, burst: Burst) -> anyhow::Result<()> {
     let before = settled(address).await?;
     let replicas = Replicas::default();
@@ -71,7 +71,7 @@ pub async fn run(address: SocketAddr, burst: Burst) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What came of posting.
+/// The result of posting.
 struct Posted {
     latencies: Histogram<u64>,
     repeated: usize,
@@ -119,7 +119,7 @@ async fn post(address: SocketAddr, burst: Burst) -> anyhow::Result<Posted> {
     Ok(posted)
 }
 
-/// Each user as often as it is to be sent; the repeats come later than the first ones, as they do in life.
+/// Each user as often as it is to be sent. Repeats come later than first requests, as retries of real clients do.
 fn bodies(burst: Burst) -> Vec<Bytes> {
     let users: Vec<Bytes> = (0..burst.users as usize).map(|n| names::user(n).to_json().into()).collect();
     let mut bodies = users.clone();
@@ -135,7 +135,7 @@ fn bodies(burst: Burst) -> Vec<Bytes> {
     bodies
 }
 
-/// Posts what is next until nothing is left; answers the latencies and how many requests had to be sent again.
+/// Posts the next user until none is left. Returns the latencies and the number of retries.
 async fn client(
     address: SocketAddr,
     bodies: Arc<Vec<Bytes>>,
@@ -175,7 +175,7 @@ fn histogram() -> anyhow::Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, RETRY_TIMEOUT.as_micros() as u64 * 2, 3)?)
 }
 
-/// The number of users once all that was ingested earlier is processed.
+/// The number of users, once everything that was ingested earlier is processed.
 async fn settled(address: SocketAddr) -> anyhow::Result<u64> {
     let mut client = Client::new(address);
     let started = Instant::now();
@@ -199,7 +199,7 @@ async fn until_exact(address: SocketAddr, expected: u64) -> anyhow::Result<()> {
     loop {
         let count = count(&mut client).await?;
         if count == expected {
-            // One more than expected would come a moment later.
+            // A user that was counted twice would show only a moment later.
             return match settled(address).await? {
                 settled if settled == expected => Ok(()),
                 settled => bail!("analytics counts {settled} users, {expected} were acknowledged"),

@@ -15,7 +15,7 @@ pub enum ClientError {
     /// Nothing listens there, or the connection broke.
     #[error("no connection")]
     Io(#[from] std::io::Error),
-    /// The connection broke, or what came back is no HTTP.
+    /// The connection broke, or the response is not HTTP.
     #[error("no answer")]
     Http(#[from] hyper::Error),
     /// The request itself cannot be written.
@@ -30,7 +30,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of a server; connects when first used.
+    /// A client of a server; connects on first use.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self { address, sender: None }
@@ -50,7 +50,7 @@ impl Client {
         self.send(Request::post(path).header("content-type", "application/json").body(body.into())?).await
     }
 
-    /// Sends a request whose URI is a path, and reads the whole answer.
+    /// Sends a request whose URI is a path, and reads the whole response.
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
         let answer = self.try_send(request).await;
         if answer.is_err() {
@@ -72,7 +72,7 @@ impl Client {
 
     async fn sender(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, ClientError> {
         let mut open = self.sender.take();
-        // One that was closed meanwhile is replaced.
+        // Replaces a connection that was closed meanwhile.
         if let Some(sender) = &mut open
             && sender.ready().await.is_err()
         {
@@ -90,7 +90,7 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Client
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with an error when the server goes away; the request under way gets that error too.
+    // Ends with an error when the server goes away; the request in flight gets that error too.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }

@@ -62,7 +62,7 @@ impl DeadLettersCommand {
     }
 }
 
-/// Runs the command. `function NAME` is handled before.
+/// Runs the command, except `function NAME`, which runs before the command line is parsed.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     let args = cli.args;
     match cli.command {

@@ -22,12 +22,12 @@ pub(crate) enum FolderError {
     /// Another runtime uses it.
     #[error("the system runs on {0} already; stop it, or give another folder with --data")]
     Taken(String),
-    /// The lock cannot be taken; why.
+    /// The lock cannot be taken.
     #[error("cannot lock {path}")]
     Lock {
-        /// The lock's file.
+        /// The lock file.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
@@ -69,8 +69,8 @@ impl DataFolder {
         }
     }
 
-    /// Whether the folder is still the one that was opened; says what is wrong and what to do. A lock that was removed
-    /// alone is made and taken again.
+    /// Checks whether the folder is still the one that was opened; the error says what to do. If only the lock file was
+    /// removed, creates and locks it again.
     pub(crate) fn check(&self) -> Result<(), FolderError> {
         let same = self.path.metadata().is_ok_and(|metadata| identity(&metadata) == self.identity);
         if !same {

@@ -5,8 +5,8 @@ use serving::FunctionSpec;
 
 use crate::stores::Stores;
 
-/// Variables of this process that say nothing of stores: what a program needs to start, and what tests and debuggers
-/// preload.
+/// Variables that a function inherits, because they concern no store: what a program needs to start, and what tests and
+/// debuggers preload.
 const INHERITED: [&str; 13] = [
     "PATH",
     "HOME",
@@ -22,13 +22,13 @@ const INHERITED: [&str; 13] = [
     "DONT_FAKE_MONOTONIC",
     "NO_FAKE_STAT",
 ];
-/// The same, by the beginning of the name.
+/// The same, by prefix.
 const INHERITED_PREFIXES: [&str; 4] = ["LC_", "RUST_", "OTEL_", "FAKETIME"];
-/// Keys of all functions. `METRICS_PORT` is none: replicas on one machine cannot share a port.
+/// Keys that every function gets. `METRICS_PORT` is not among them: replicas on one machine cannot share a port.
 const COMMON: [&str; 2] = ["LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const METRICS_PORT: &str = "METRICS_PORT";
 
-/// All variables of a function's process, besides those of the protocol between it and the runtime.
+/// All variables of a function's process, except those of the protocol between it and the runtime.
 pub(crate) fn of_function(spec: &FunctionSpec, stores: &Stores, config: &Config) -> Vec<(String, String)> {
     let inherited = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
@@ -38,7 +38,7 @@ pub(crate) fn of_function(spec: &FunctionSpec, stores: &Stores, config: &Config)
         let value = stores.url(key).map(str::to_owned).or_else(|| config.value(key))?;
         Some((key.to_owned(), value))
     });
-    // The file that this process reads holds the keys of all functions.
+    // Hides this process' configuration file, which contains the keys of all functions.
     let no_file = ("CONFIG_FILE".to_owned(), "/dev/null".to_owned());
     inherited.chain(given).chain([no_file]).collect()
 }

@@ -1,5 +1,5 @@
-//! The whole system on one machine: the functions as child processes, Knative's autoscaler and event sources run from the
-//! manifests of the cluster, and the commands to see it work and to repair it.
+//! The whole system on one machine: the functions as child processes, Knative's autoscaler and event sources run from
+//! the manifests of the cluster, and the commands to see it work and to repair it.
 
 mod arguments;
 pub mod burst;
@@ -26,7 +26,7 @@ use framework::config::{ConfigError, EXIT_CONFIG};
 
 use crate::command::Cli;
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 #[must_use]
 pub fn main() -> ExitCode {
     if let Some(run) = function() {
@@ -50,8 +50,8 @@ pub fn main() -> ExitCode {
 /// A function's name, and what its process runs.
 type LinkedFunction = (&'static str, fn() -> ExitCode);
 
-/// The functions that this program holds. The only list that a new function must join: all else is read from its
-/// manifest.
+/// The functions that are linked into this program. The only list that a new function must be added to: everything else
+/// is read from its manifest.
 const FUNCTIONS: [LinkedFunction; 5] = [
     ("ingest", ingest::run),
     ("count", count::run),
@@ -61,7 +61,7 @@ const FUNCTIONS: [LinkedFunction; 5] = [
 ];
 
 /// The function that `function NAME` runs. Checked before clap parses anything: replicas start often, and clap would
-/// take as long as the rest of a start.
+/// double the time of a start.
 fn function() -> Option<fn() -> ExitCode> {
     let mut args = std::env::args().skip(1);
     if args.next()? != "function" {

@@ -1,5 +1,5 @@
-//! The runtime's own log file. Opened anew when it was rotated or removed, so that no line goes into a file without a
-//! name; a disk that is full loses lines and nothing else.
+//! The runtime's own log file. Reopened after it was rotated or removed, so that no line goes into an unlinked file. A
+//! full disk loses lines and has no other effect.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use std::{
 
 use serving::append_to_log;
 
-/// Writes each line to the file that has the name now; cheap to clone.
+/// Writes each line to the file that is at the path now; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LogFile(Arc<State>);
 
@@ -21,7 +21,7 @@ struct State {
 }
 
 impl LogFile {
-    /// Opens the file, and makes its folder.
+    /// Opens the file; creates its folder.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         let file = Mutex::new(append_to_log(&path)?);
         Ok(Self(Arc::new(State { path, file })))
@@ -49,7 +49,7 @@ pub(crate) fn has_name(file: &File, path: &Path) -> bool {
     same().unwrap_or(false)
 }
 
-/// What tells a file or folder from another one of the same name.
+/// Identity of a file or folder, which distinguishes it from another one at the same path.
 pub(crate) fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }

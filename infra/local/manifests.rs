@@ -10,10 +10,10 @@ use eventing::{event_sources::Resources, files, manifest::Service};
 use serde_json::Value;
 use serving::{FunctionSpec, LivenessProbe};
 
-/// How long a request may take where the manifest does not say (`revision-timeout-seconds`).
+/// Time limit of a request if the manifest has none (`revision-timeout-seconds`).
 const TIMEOUT_S: u32 = 300;
 
-/// Reads the manifests of these files and folders, or of the project's own folders when there are none.
+/// Reads the manifests of these files and folders, or of the project's own folders if `paths` is empty.
 pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Resources> {
     let texts = if paths.is_empty() { files::read(&own_paths()) } else { files::read(paths) }?;
     let arrows = Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?;
@@ -53,7 +53,7 @@ fn spec(service: &Service) -> anyhow::Result<FunctionSpec> {
     })
 }
 
-/// The container's `livenessProbe`; what it leaves out has the runtime's defaults.
+/// The container's `livenessProbe`; fields that it leaves out have the runtime's defaults.
 fn liveness(probe: Option<&Value>) -> LivenessProbe {
     let default = LivenessProbe::default();
     let Some(probe) = probe else { return default };

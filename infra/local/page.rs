@@ -19,22 +19,22 @@ use tokio::{
 
 use crate::{data_folder::DataFolder, terminal};
 
-/// How long a request waits for the sources' lag before it is answered without.
+/// How long a request waits for the sources' lag. Then it is answered without.
 const LAG_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most requests that wait for it.
+/// Maximum number of requests that wait for the lag.
 const QUEUE: usize = 1_000;
 
-/// Shows what runs.
+/// The status page.
 pub(crate) struct StatusPage {
     serving: Arc<Serving>,
     sources: Arc<RunningSources>,
     folder: Arc<DataFolder>,
     ask: mpsc::Sender<oneshot::Sender<Vec<SourceStatus>>>,
-    /// What was known last, without the lag.
+    /// The last known status of the sources, without their lag.
     last: Mutex<Vec<SourceStatus>>,
 }
 
-/// Everything that is shown.
+/// What the page shows.
 struct Status {
     functions: Vec<FunctionStatus>,
     arrows: Vec<SourceStatus>,
@@ -44,8 +44,8 @@ struct Status {
 }
 
 impl StatusPage {
-    /// Asks the log for the lag in a task of its own: a request that is given up opens and interrupts nothing, and
-    /// however many wait, the log is asked once at a time.
+    /// Queries the log for the lag in a task of its own: a cancelled request interrupts no query, and at most one query
+    /// runs at a time, however many requests wait.
     pub(crate) fn new(serving: Arc<Serving>, sources: Arc<RunningSources>, folder: Arc<DataFolder>) -> Self {
         let (ask, asked) = mpsc::channel(QUEUE);
         let (asked, tasks, arrows) =
@@ -84,7 +84,7 @@ impl StatusPage {
         response
     }
 
-    /// As of after the request came; without the lag where the log does not answer.
+    /// The sources' status as of after the request arrived; without the lag if the log does not answer.
     async fn arrows(&self) -> Vec<SourceStatus> {
         let (answer, answered) = oneshot::channel();
         let asked = self.ask.try_send(answer).is_ok();
@@ -103,7 +103,7 @@ impl StatusPage {
     }
 }
 
-/// Answers all who asked before a look began with what it found. Ends when nobody can ask any more.
+/// Answers all requests that arrived before a query began with its result. Ends when the page is dropped.
 async fn answer_lag(
     asked: Arc<AsyncMutex<mpsc::Receiver<oneshot::Sender<Vec<SourceStatus>>>>>,
     sources: Arc<RunningSources>,
@@ -112,13 +112,13 @@ async fn answer_lag(
     while asked.recv_many(&mut asking, QUEUE).await > 0 {
         let arrows = sources.status().await;
         for answer in asking.drain(..) {
-            // A client may have hung up.
+            // The client may have disconnected.
             let _ = answer.send(arrows.clone());
         }
     }
 }
 
-/// Names come from manifests that were read strictly, so that nothing here needs escaping but is escaped anyway.
+/// Names come from validated manifests, so they need no escaping; they are escaped all the same.
 fn html(status: &Status) -> String {
     let Status { functions, arrows, dead_letters, tasks, problems } = status;
     let mut html = String::from(HEAD);
@@ -191,7 +191,7 @@ fn row(html: &mut String, cells: &[&str]) {
     }
 }
 
-/// Text that stands between tags.
+/// Escapes text that stands between tags.
 fn text(text: &str) -> String {
     terminal::escape(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -25,14 +25,14 @@ use crate::{
 
 /// Destination of a replay.
 pub(crate) enum Target {
-    /// To functions of this process' own, on the stores that the configuration names.
+    /// Functions that this process starts, on the configured stores.
     Own(Serving),
-    /// To functions behind a gateway, with the secret that they want of a sender.
+    /// Functions behind a gateway, and the token that internal functions require.
     Via(Via, Option<String>),
 }
 
 impl Target {
-    /// Nothing is started or connected yet.
+    /// Starts no replica and opens no connection yet.
     pub(crate) fn open(system: &System, via: Option<Via>) -> anyhow::Result<Self> {
         Ok(match via {
             Some(via) => Self::Via(via, system.config.event_token()?),
@@ -189,7 +189,7 @@ fn detail(letter: &DeadLetter) -> String {
 /// The source that feeds a function.
 ///
 /// # Errors
-/// None does; the error lists the functions that can be replayed to.
+/// No source feeds it; the error lists the functions that can be replayed to.
 pub(crate) fn source(system: &System, function: &str) -> anyhow::Result<Source> {
     let mut sources = system.arrows.sources().into_iter();
     sources.find(|source| source.function == function).with_context(|| {
@@ -198,7 +198,7 @@ pub(crate) fn source(system: &System, function: &str) -> anyhow::Result<Source> 
     })
 }
 
-/// Sends the log's records to a source's function once more.
+/// Sends the log's records to a source's function again.
 pub(crate) async fn replay(
     system: &System,
     target: &Target,

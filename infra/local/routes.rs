@@ -1,4 +1,4 @@
-//! The prefixes that lead to functions, read from the HTTPRoute that the cluster uses, so that both have the same.
+//! The prefixes that lead to functions, read from the cluster's HTTPRoute, so that laptop and cluster have the same.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use eventing::files;
 use serde_json::Value;
 use serving::Route;
 
-/// The cluster's HTTPRoute: in effect where the manifests bring none of their own.
+/// The cluster's HTTPRoute, used if the manifests contain none.
 const DEFAULT: &str = include_str!("../knative/routes/gateway/routes.yaml");
 const GROUP: &str = "gateway.networking.k8s.io/";
 
@@ -40,7 +40,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Route>> {
     Ok(routes)
 }
 
-/// The function that a rule leads to: by the host name that it sets, or else by the Service of its backend.
+/// The function that a rule leads to: by the host name that it sets, or else by its backend's Service.
 fn function(rule: &Value) -> anyhow::Result<String> {
     let rewrites = items(&rule["filters"]).iter().filter(|filter| filter["type"] == "URLRewrite");
     let mut hostname = None;

@@ -37,7 +37,7 @@ type Seen = (String, String, Option<String>);
 /// Answers everything with 200 and records it.
 #[derive(Clone, Default)]
 struct InProcess {
-    /// Each request but probes.
+    /// Each request except probes.
     requests: Arc<Mutex<Vec<Seen>>>,
 }
 

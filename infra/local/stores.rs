@@ -18,7 +18,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Reads all of them; what is not set is embedded.
+    /// Reads all of them; a URL that is not set means the embedded store.
     pub(crate) fn read(config: &Config) -> Result<Self, ConfigError> {
         Ok(Self {
             log_url: config.log_url()?,
@@ -38,17 +38,17 @@ impl Stores {
     }
 }
 
-/// What a command writes to beside the log.
+/// What a command writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// The log alone.
     Log,
-    /// The stores of functions that it starts itself.
+    /// The log, and the stores of functions that it starts itself.
     Functions,
 }
 
-/// Refuses a command when one URL names a server and another one that it needs is not set: the embedded default would
-/// take what belongs to the servers. `get` finds a key's value.
+/// Refuses a command if one URL names a server and another one that the command needs is not set: the embedded default
+/// would receive data that belongs to the servers. `get` looks a key up.
 pub(crate) fn refuse_mix(get: impl Fn(&str) -> Option<String>, reach: Reach) -> Result<(), ConfigError> {
     let is_remote = |key: &&str| get(key).is_some_and(|url| !url.starts_with("sqlite:"));
     let Some(remote) = URLS.into_iter().find(is_remote) else { return Ok(()) };
@@ -70,7 +70,7 @@ pub(crate) fn refuse_mix(get: impl Fn(&str) -> Option<String>, reach: Reach) -> 
     }
 }
 
-/// A store's URL without user, password and query. Where it cannot be told what is secret, only the scheme is left.
+/// A store's URL without user, password and query. Only its scheme, if it is unclear what is secret.
 pub(crate) fn without_secrets(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return if url.starts_with("sqlite:") { url.to_owned() } else { "…".to_owned() };
@@ -109,7 +109,7 @@ mod tests {
             (&[KAFKA, CASSANDRA], Reach::Functions, Some("MASTER_URL")),
             (&[MYSQL], Reach::Functions, Some("LOG_URL")),
             (&[CASSANDRA, MYSQL], Reach::Functions, Some("LOG_URL")),
-            // A default that was asked for is no default.
+            // An embedded store that is set explicitly is no default.
             (&[KAFKA, ("MASTER_URL", "sqlite:m.db"), CASSANDRA], Reach::Functions, None),
             (&[("LOG_URL", "sqlite:l.db")], Reach::Functions, None),
             (&[KAFKA], Reach::Log, None),

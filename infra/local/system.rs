@@ -41,10 +41,10 @@ use crate::{
     terminal::print,
 };
 
-/// How long a function may take to end after SIGTERM. All its requests come through this process and are answered or
-/// given up by then.
+/// How long a function may take to exit after SIGTERM. By then all its requests, which come through this process, are
+/// answered or cancelled.
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the event sources may take to end: longer than they wait for what is under way.
+/// How long the event sources may take to stop: longer than they wait for deliveries in flight.
 const SOURCES_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which the data folder is checked.
 const FOLDER_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ pub(crate) struct SystemArgs {
     pub(crate) manifests: Vec<PathBuf>,
 }
 
-/// What manifests and configuration describe; nothing of it runs yet.
+/// The system that manifests and configuration describe, before it runs.
 pub(crate) struct System {
     pub(crate) arrows: Resources,
     pub(crate) log: Arc<dyn Log>,
@@ -92,12 +92,12 @@ impl System {
         Ok(Self { arrows, log, routes, stores, config: Arc::new(config), folder, specs })
     }
 
-    /// Takes charge of the functions; they start when something calls them.
+    /// Starts to manage the functions; their replicas start on demand.
     pub(crate) fn serve(&self) -> anyhow::Result<Serving> {
         let (program, folder) = (this_program(), self.folder.clone());
         let (stores, config) = (self.stores.clone(), self.config.clone());
         let launch = move |spec: &FunctionSpec| {
-            // On another folder it would begin with empty stores.
+            // On another folder, the replica would start with empty stores.
             folder.check().map_err(io::Error::other)?;
             let args = vec!["function".to_owned(), spec.name.clone()];
             let mut env = environment::of_function(spec, &stores, &config);
@@ -145,7 +145,7 @@ impl System {
         serving.gateway(listener, self.routes, status, stop).await;
         print("stopping");
         stop_arrows.cancel();
-        // What a source did not commit is sent again after the next start.
+        // The sources send again after the next start what they did not commit.
         if timeout(SOURCES_TIMEOUT, sources.ended()).await.is_err() {
             tracing::warn!("the event sources did not end in time");
         }
@@ -158,7 +158,7 @@ impl System {
         }
     }
 
-    /// What goes on beside the requests: news for the terminal, and a look at the data folder.
+    /// Runs the tasks beside the requests: printing changes, and watching the data folder.
     fn background(
         &self,
         serving: &Serving,
@@ -176,8 +176,8 @@ impl System {
     }
 }
 
-/// Says it once when the data folder is no longer what it was, and when it is again. When another runtime has it, this
-/// one must end: both would send every event.
+/// Reports once when the data folder is no longer the one that was opened, and once when it is back. Ends this runtime
+/// if another one has taken the folder: both would send every event.
 async fn watch_folder(folder: Arc<DataFolder>, fatal: mpsc::Sender<String>) {
     let mut problem = None;
     loop {
@@ -232,7 +232,7 @@ async fn print_news(news: Arc<Mutex<(broadcast::Receiver<Change>, mpsc::Unbounde
     }
 }
 
-/// The same program, also when its file was replaced since.
+/// The path of this program, valid even after its file was replaced.
 fn this_program() -> PathBuf {
     let link = Path::new("/proc/self/exe");
     if link.exists() {

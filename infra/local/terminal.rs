@@ -29,7 +29,7 @@ pub(crate) fn print_error(line: &str) {
     let _ = writeln!(io::stderr(), "{}", escape(line));
 }
 
-/// The text with `\u{1b}` in the place of each character that a terminal would obey or hide.
+/// Replaces each character that a terminal would obey or hide by an escape like `\u{1b}`.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return text.into();
@@ -41,7 +41,7 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// A JSON document with such characters as JSON escapes them; they occur in strings alone.
+/// A JSON document with such characters escaped as in JSON; they occur only in strings.
 pub(crate) fn json(value: &Value) -> String {
     let text = value.to_string();
     if !text.contains(is_unsafe) {

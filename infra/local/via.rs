@@ -12,7 +12,7 @@ use reqwest::{Client, Url, redirect::Policy};
 
 use crate::stores::without_secrets;
 
-/// What stands for a function's name in a URL.
+/// Placeholder for a function's name in a URL.
 const FUNCTION: &str = "{function}";
 /// Time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,12 +64,12 @@ impl Via {
 pub(crate) struct ViaSink {
     via: Via,
     client: Client,
-    /// What internal functions want of whoever sends them events.
+    /// The token that internal functions require of whoever sends them events.
     event_token: Option<HeaderValue>,
 }
 
 impl ViaSink {
-    /// Connects when first needed. `event_token` is sent where it is given.
+    /// Connects on first use. Sends `event_token` if there is one.
     pub(crate) fn new(via: Via, event_token: Option<&str>) -> anyhow::Result<Self> {
         let mut event_token = event_token.map(HeaderValue::try_from).transpose()?;
         event_token.iter_mut().for_each(|token| token.set_sensitive(true));

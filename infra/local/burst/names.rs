@@ -3,7 +3,7 @@
 use domain::User;
 use uuid::Uuid;
 
-/// Given names, family names and what stands between them, one row a script or language.
+/// Given names, family names and the separator between them, one row per script or language.
 const PEOPLE: [(&[&str], &[&str], &str); 20] = [
     (&["Olivia", "James", "Charlotte", "Theo"], &["Smith", "O’Connor", "Ramsbottom-Hughes", "Li"], " "),
     (&["María José", "Íñigo", "Xiomara", "José"], &["García Márquez", "Núñez", "de la Fuente y Ortega"], " "),

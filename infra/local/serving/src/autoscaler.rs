@@ -228,11 +228,11 @@ mod tests {
             (0, &[], 700.0, 10, 10),
             (10, &[], 70.0, 10, 10),
             (1, &[], 1.0, 2, 2),
-            // No more than half go at once, rounded down.
+            // A decision removes at most half of the replicas, rounded down.
             (100, &[], 1.0, 10, 5),
             (100, &[], 1.0, 5, 2),
             (100, &[], 0.0, 3, 1),
-            // 1,000 times as many are the most.
+            // A decision scales up by a factor of at most 1,000.
             (1, &[], 10_000.0, 1, 1_000),
             (100, &[("target", "10")], 70.0, 10, 10),
             (5, &[("target", "10")], 35.0, 10, 10),

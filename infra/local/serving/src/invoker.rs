@@ -30,11 +30,11 @@ const PROXY: &str = "proxy-";
 /// Reaches every function; cheap to clone.
 #[derive(Clone)]
 pub struct Invoker {
-    functions: Arc<BTreeMap<String, Arc<Function>>>,
+    functions: Arc<BTreeMap<String, Function>>,
 }
 
 impl Invoker {
-    pub(crate) fn new(functions: Arc<BTreeMap<String, Arc<Function>>>) -> Self {
+    pub(crate) fn new(functions: Arc<BTreeMap<String, Function>>) -> Self {
         Self { functions }
     }
 
@@ -65,7 +65,7 @@ impl Invoker {
                 response
             }
             Err(Outcome::TimedOut) => {
-                let seconds = found.spec.timeout.as_secs_f64();
+                let seconds = found.replicas.spec.timeout.as_secs_f64();
                 refuse(
                     StatusCode::GATEWAY_TIMEOUT,
                     format!("`{function}` did not answer within its timeout of {seconds} s"),

@@ -1,6 +1,6 @@
 //! RAII guards of one request: its share of the measured concurrency, its queue entry, its permit of a replica.
 //! Each is released on drop, so that a request can be cancelled at any await point. Dropping one locks the pool: see
-//! `Pool` for the consequences.
+//! [`ReplicaSet`] for the consequences.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use tokio::sync::oneshot;
 
 use crate::{
     connection::Failure,
-    function::Function,
     pool::{Grant, Refusal},
     replica::{Replica, is_gone},
+    replica_set::{Place, ReplicaSet},
 };
 
 /// A request that counts as concurrency, waiting or in flight.
-pub(crate) struct Demand(Arc<Function>);
+pub(crate) struct Demand(Arc<ReplicaSet>);
 
 impl Demand {
-    pub(crate) fn new(function: &Arc<Function>) -> Self {
-        let mut pool = function.pool();
+    pub(crate) fn new(set: &Arc<ReplicaSet>) -> Self {
+        let mut pool = set.pool();
         pool.requests += 1;
         pool.load.change(1.0);
         drop(pool);
-        Self(function.clone())
+        Self(set.clone())
     }
 }
 
@@ -37,32 +37,27 @@ impl Drop for Demand {
 
 /// A permit for one request in one replica.
 pub(crate) struct Lease {
-    function: Arc<Function>,
-    /// `None` only after `release_locked`.
-    replica: Option<Arc<Replica>>,
+    set: Arc<ReplicaSet>,
+    replica: Arc<Replica>,
 }
 
 impl Lease {
-    /// Wraps a permit that was acquired already.
-    pub(crate) fn new(function: Arc<Function>, replica: Arc<Replica>) -> Self {
-        Self { function, replica: Some(replica) }
-    }
-
-    /// Returns the permit while the caller holds the pool lock, which `Drop` would try to take again.
-    pub(crate) fn release_locked(mut self) {
-        if let Some(replica) = self.replica.take() {
-            replica.return_permit();
-        }
+    /// Acquires a permit, waiting for one if all replicas are at their limit. Cancel-safe.
+    pub(crate) async fn acquire(set: &Arc<ReplicaSet>) -> Result<Self, Refusal> {
+        let replica = match set.take_place()? {
+            Place::Permit(replica) => replica,
+            Place::Queued(ticket, granted) => Waiter { set, ticket, granted }.granted().await?,
+        };
+        Ok(Self { set: set.clone(), replica })
     }
 
     /// Sends the request to the replica and returns the permit. A replica that refuses connections is removed from the
     /// pool.
     pub(crate) async fn send(self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
-        let Some(replica) = &self.replica else { return Err(Failure::Broken("no replica".into())) };
-        let answer = replica.send(request).await;
+        let answer = self.replica.send(request).await;
         match &answer {
-            Ok(_) => self.function.pool().crashes.recovered(),
-            Err(Failure::NotSent(error, _)) if is_gone(error) => self.function.pool().remove(replica),
+            Ok(_) => self.set.pool().crashes.recovered(),
+            Err(Failure::NotSent(error, _)) if is_gone(error) => self.set.pool().remove(&self.replica),
             Err(_) => {}
         }
         answer
@@ -71,34 +66,31 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(replica) = self.replica.take() {
-            self.function.release(&replica);
-        }
+        self.set.release(&self.replica);
     }
 }
 
 /// A queue entry.
-pub(crate) struct Waiter {
-    function: Arc<Function>,
+struct Waiter<'a> {
+    set: &'a ReplicaSet,
     ticket: u64,
     granted: oneshot::Receiver<Grant>,
 }
 
-impl Waiter {
-    pub(crate) fn new(function: Arc<Function>, (ticket, granted): (u64, oneshot::Receiver<Grant>)) -> Self {
-        Self { function, ticket, granted }
-    }
-
-    /// Waits for a permit.
-    pub(crate) async fn granted(mut self) -> Grant {
+impl Waiter<'_> {
+    /// Waits for a permit, which the caller must return.
+    async fn granted(mut self) -> Grant {
         (&mut self.granted).await.unwrap_or(Err(Refusal::Stopping))
     }
 }
 
-impl Drop for Waiter {
-    /// Removes the entry. A lease that was granted concurrently is dropped with the channel, after the lock is
-    /// released: fields are dropped after this body.
+impl Drop for Waiter<'_> {
+    /// Removes the entry, and returns a permit that was granted but not received. Permits are granted under the lock,
+    /// so none can arrive once the entry is removed.
     fn drop(&mut self) {
-        self.function.pool().waiting.remove(&self.ticket);
+        self.set.pool().waiting.remove(&self.ticket);
+        if let Ok(Ok(replica)) = self.granted.try_recv() {
+            self.set.release(&replica);
+        }
     }
 }

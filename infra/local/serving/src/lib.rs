@@ -4,6 +4,7 @@
 pub mod autoscaler;
 mod buckets;
 mod connection;
+mod context;
 mod crashes;
 mod function;
 mod gateway;
@@ -15,6 +16,8 @@ mod load;
 mod pool;
 mod process;
 mod replica;
+mod replica_set;
+mod spec;
 pub mod status;
 
 use std::{
@@ -32,60 +35,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     autoscaler::{AnnotationError, Settings},
-    function::{Context, Function},
+    context::Context,
+    function::Function,
     gateway::Router,
+    replica_set::ReplicaSet,
     status::{Change, FunctionStatus},
 };
 pub use crate::{
     gateway::Route,
     invoker::Invoker,
-    liveness::LivenessProbe,
     process::{Launch, Launched, Launcher, Processes, append_to_log},
+    spec::{FunctionSpec, LivenessProbe},
 };
 
 /// How often concurrency is sampled; the autoscaler decides at every second sample.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Default time from a process' start to its first response.
-const START_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// What a function's manifest says.
-#[derive(Debug, Clone)]
-pub struct FunctionSpec {
-    /// Its name.
-    pub name: String,
-    /// Maximum number of concurrent requests per replica; 0 means no limit.
-    pub container_concurrency: u32,
-    /// Time limit of one request, including the time it waits for a replica.
-    pub timeout: Duration,
-    /// The template's annotations.
-    pub annotations: BTreeMap<String, String>,
-    /// Environment variables of its container.
-    pub env: Vec<(String, String)>,
-    /// Variables of its container whose values come from the cluster's configuration (`valueFrom`). The function may
-    /// read these keys and no others; whoever starts it gives their values.
-    pub keys: Vec<String>,
-    /// Time limit from a process' start to its first response. After that the process is killed.
-    pub start_timeout: Duration,
-    /// How its replicas are probed.
-    pub liveness: LivenessProbe,
-}
-
-impl FunctionSpec {
-    /// A function with Knative's defaults: any number of requests at once, 300 s for each.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            container_concurrency: 0,
-            timeout: Duration::from_secs(300),
-            annotations: BTreeMap::new(),
-            env: Vec::new(),
-            keys: Vec::new(),
-            start_timeout: START_TIMEOUT,
-            liveness: LivenessProbe::default(),
-        }
-    }
-}
 
 /// A manifest with an invalid autoscaling annotation.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +64,7 @@ pub struct SpecError {
 /// Locks: each function has one pool lock, and each replica one for its idle connections. Neither is held across an
 /// `await`, and no two are held at once, so they need no order.
 pub struct Serving {
-    functions: Arc<BTreeMap<String, Arc<Function>>>,
+    functions: Arc<BTreeMap<String, Function>>,
     context: Context,
 }
 
@@ -138,7 +102,8 @@ impl Serving {
         };
         let read: Vec<_> = specs.into_iter().map(read).collect::<Result<_, _>>()?;
         let new = |(spec, settings): (FunctionSpec, Settings)| {
-            (spec.name.clone(), Function::new(spec, settings, context.clone()))
+            let (name, tasks) = (spec.name.clone(), context.tasks.clone());
+            (name, Function::new(ReplicaSet::new(spec, settings, context.clone()), tasks))
         };
         Ok(Self { functions: Arc::new(read.into_iter().map(new).collect()), context })
     }
@@ -167,7 +132,7 @@ impl Serving {
     /// The current status of every function, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<FunctionStatus> {
-        self.functions.values().map(|f| f.status()).collect()
+        self.functions.values().map(|f| f.replicas.status()).collect()
     }
 
     /// Subscribes to changes from now on.
@@ -185,20 +150,20 @@ impl Serving {
     /// Drains and stops every replica; returns when all have exited.
     pub async fn shutdown(&self) {
         self.context.stop.cancel();
-        self.functions.values().for_each(|f| f.stop());
+        self.functions.values().for_each(|f| f.replicas.stop());
         self.context.tasks.close();
         self.context.tasks.wait().await;
     }
 }
 
 /// Samples concurrency at every interval and lets the autoscaler decide at every second one.
-async fn run_autoscaler(functions: Arc<BTreeMap<String, Arc<Function>>>) {
+async fn run_autoscaler(functions: Arc<BTreeMap<String, Function>>) {
     let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut decide = false;
     loop {
         interval.tick().await;
-        functions.values().for_each(|f| f.tick(Instant::now(), decide));
+        functions.values().for_each(|f| f.replicas.tick(Instant::now(), decide));
         decide = !decide;
     }
 }

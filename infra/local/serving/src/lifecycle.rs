@@ -1,123 +1,92 @@
-//! Lifecycle of one replica: start, startup probe, serve, drain, exit. Runs in its own task, which removes the replica
-//! from the pool however it ends, also by a panic.
+//! Lifecycle of one replica: start, startup probe, serve, drain, exit. Independent of the pool.
 
 use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::Utc;
-use framework::supervise::panic_message;
-use futures_util::FutureExt;
 use http::Uri;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    function::Function,
-    pool::Refusal,
+    context::Context,
+    liveness,
     process::Launched,
     replica::Replica,
-    status::{Change, ColdStart},
+    spec::{FunctionSpec, LivenessProbe},
+    status::ColdStart,
 };
 
 /// How long to wait for the exit of a process whose startup probe failed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit for requests in flight after the runtime was told to stop.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A replica that ran at least this long before it crashed does not count towards a crash loop.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// How a replica ended.
-enum Ended {
+pub(crate) enum Ended {
     Stopped,
     Crashed(String),
 }
 
-/// The replica once it is ready, and since when.
-type Ready = OnceLock<(Arc<Replica>, Instant)>;
+/// Why a replica serves no longer.
+pub(crate) enum Served {
+    /// The process exited by itself; holds how.
+    Exited(String),
+    /// It has no request in flight and gets no further ones, or the time for that is up.
+    Drained,
+    /// It failed its liveness probes; holds the reason.
+    Hung(String),
+}
 
-impl Function {
-    /// Starts a replica after `backoff` and supervises it until it exits. The caller has counted it in
-    /// `Pool::starting`.
-    pub(crate) async fn run_replica(self: Arc<Self>, backoff: Duration) {
-        let ready = Ready::new();
-        let running = AssertUnwindSafe(self.start_and_serve(backoff, &ready)).catch_unwind();
-        let ended = running.await.unwrap_or_else(|panic| {
-            let message = panic_message(&*panic);
-            let name = format!("replica of {}", self.spec.name);
-            self.context.supervised.register(&name).panicked(&name, &message);
-            Ended::Crashed(format!("the task that watches it panicked: {message}"))
-        });
-        self.on_exit(ended, &ready);
-    }
+/// A replica that passed its startup probe, and its process.
+pub(crate) struct Running {
+    replica: Arc<Replica>,
+    process: Launched,
+}
 
-    fn on_exit(self: &Arc<Self>, ended: Ended, ready: &Ready) {
-        let mut pool = self.pool();
-        match ready.get() {
-            Some((replica, since)) => {
-                pool.remove(replica);
-                if since.elapsed() >= STABLE_AFTER {
-                    pool.crashes.recovered();
-                }
-            }
-            None => pool.starting -= 1,
-        }
-        if pool.stopping {
-            return;
-        }
-        if let Ended::Crashed(how) = ended {
-            let function = self.spec.name.clone();
-            let why = format!("{how}; see {}", self.context.launcher.log_of(&function));
-            let report = pool.crashes.record(&why);
-            if let Some(why) = report {
-                self.announce(Change::Crashed { function, why });
-            }
-            if ready.get().is_none() && pool.crashes.is_loop() {
-                pool.refuse_waiting(&Refusal::CrashLoop(why));
-            }
-        }
-        self.activate(&mut pool);
-    }
-
-    async fn start_and_serve(self: &Arc<Self>, backoff: Duration, ready: &Ready) -> Ended {
-        let stop = &self.context.stop;
+impl Running {
+    /// Starts a process after `backoff` and waits until it responds. Requests are sent only after this, so a crash at
+    /// startup loses none.
+    ///
+    /// # Errors
+    /// How it ended, if it never responded.
+    pub(crate) async fn start(
+        spec: &FunctionSpec,
+        context: &Context,
+        backoff: Duration,
+    ) -> Result<(Self, ColdStart), Ended> {
+        let stop = &context.stop;
         tokio::select! {
             () = sleep(backoff) => {}
             () = stop.cancelled() => {}
         }
         if stop.is_cancelled() {
-            return Ended::Stopped;
+            return Err(Ended::Stopped);
         }
         let (start, started) = (Instant::now(), Utc::now());
-        let mut process = match self.context.launcher.launch(&self.spec) {
-            Ok(process) => process,
-            Err(error) => return Ended::Crashed(format!("could not be started: {error}")),
-        };
+        let process = context.launcher.launch(spec);
+        let process = process.map_err(|error| Ended::Crashed(format!("could not be started: {error}")))?;
         let replica = Arc::new(Replica::new(&process, started));
-        if let Some(ended) = self.startup_probe(&replica, &mut process).await {
-            return ended;
-        }
-        let _ = ready.set((replica.clone(), Instant::now()));
-        self.add_ready(&replica, ColdStart { time: started, ms: start.elapsed().as_secs_f64() * 1e3 });
-        self.serve(&replica, process).await
+        let mut running = Self { replica, process };
+        running.startup_probe(spec.start_timeout, stop).await?;
+        Ok((running, ColdStart { time: started, ms: start.elapsed().as_secs_f64() * 1e3 }))
     }
 
-    /// Probes the process until it responds. Returns how it ended if it never does. Requests are sent only after this,
-    /// so a crash at startup loses none.
-    async fn startup_probe(&self, replica: &Replica, process: &mut Launched) -> Option<Ended> {
-        let path = Uri::from_static("/healthz");
+    async fn startup_probe(&mut self, limit: Duration, stop: &CancellationToken) -> Result<(), Ended> {
+        let (path, process) = (Uri::from_static("/healthz"), &mut self.process);
         let answer = tokio::select! {
-            answer = timeout(self.spec.start_timeout, replica.probe(&path)) => answer,
-            how = &mut process.ended => return Some(Ended::Crashed(how)),
-            () = self.context.stop.cancelled() => {
+            answer = timeout(limit, self.replica.probe(&path)) => answer,
+            how = &mut process.ended => return Err(Ended::Crashed(how)),
+            () = stop.cancelled() => {
                 process.stop.cancel();
                 (&mut process.ended).await;
-                return Some(Ended::Stopped);
+                return Err(Ended::Stopped);
             }
         };
         let how = match answer {
-            Ok(Ok(_)) => return None,
+            Ok(Ok(_)) => return Ok(()),
             Ok(Err(_)) => timeout(EXIT_TIMEOUT, &mut process.ended).await.ok(),
             Err(_) => None,
         };
@@ -125,57 +94,45 @@ impl Function {
             process.kill.cancel();
             (&mut process.ended).await;
         }
-        Some(Ended::Crashed(how.unwrap_or_else(|| {
-            format!(
-                "it was killed, since it did not answer within {:?} of its start",
-                self.spec.start_timeout
-            )
+        Err(Ended::Crashed(how.unwrap_or_else(|| {
+            format!("it was killed, since it did not answer within {limit:?} of its start")
         })))
     }
 
-    /// Adds a ready replica to the pool.
-    fn add_ready(self: &Arc<Self>, replica: &Arc<Replica>, cold: ColdStart) {
-        let mut pool = self.pool();
-        pool.starting -= 1;
-        pool.record_cold_start(cold);
-        if pool.stopping {
-            replica.draining.cancel();
-            return;
-        }
-        pool.replicas.push(replica.clone());
-        self.dispatch_waiting(&mut pool);
+    /// The replica that requests are sent to.
+    pub(crate) fn replica(&self) -> Arc<Replica> {
+        self.replica.clone()
     }
 
-    /// Removes a hung replica from the pool, and starts another if requests wait and none is left.
-    fn replace_hung(self: &Arc<Self>, replica: &Arc<Replica>) {
-        let mut pool = self.pool();
-        pool.remove(replica);
-        self.activate(&mut pool);
-    }
-
-    async fn serve(self: &Arc<Self>, replica: &Arc<Replica>, mut process: Launched) -> Ended {
-        let probe = &self.spec.liveness;
+    /// Watches the replica while it serves. Returns why it must end; the caller ends it.
+    pub(crate) async fn serve(&mut self, probe: &LivenessProbe, stop: &CancellationToken) -> Served {
         let shutdown = async {
-            self.context.stop.cancelled().await;
+            stop.cancelled().await;
             sleep(SHUTDOWN_DRAIN_TIMEOUT).await;
         };
         tokio::select! {
-            how = &mut process.ended => return Ended::Crashed(how),
-            () = probe.failed(replica) => {
-                self.replace_hung(replica);
-                replica.hung.cancel();
-                process.kill.cancel();
-                process.ended.await;
-                return Ended::Crashed(format!(
-                    "it was killed, since {} liveness probes in a row got no answer",
-                    probe.failure_threshold
-                ));
-            }
-            () = replica.drained() => {}
-            () = shutdown => {}
+            how = &mut self.process.ended => Served::Exited(how),
+            () = liveness::failed(probe, &self.replica) => Served::Hung(format!(
+                "it was killed, since {} liveness probes in a row got no answer",
+                probe.failure_threshold
+            )),
+            () = self.replica.drained() => Served::Drained,
+            () = shutdown => Served::Drained,
         }
-        process.stop.cancel();
-        process.ended.await;
+    }
+
+    /// Stops the process and waits until it has exited.
+    pub(crate) async fn stop(self) -> Ended {
+        self.process.stop.cancel();
+        self.process.ended.await;
         Ended::Stopped
+    }
+
+    /// Aborts the requests in flight, kills the process and waits until it has exited.
+    pub(crate) async fn kill(self, why: String) -> Ended {
+        self.replica.hung.cancel();
+        self.process.kill.cancel();
+        self.process.ended.await;
+        Ended::Crashed(why)
     }
 }

@@ -1,6 +1,5 @@
-//! The replicas of one function and the requests that wait for them, under one lock.
-//!
-//! Why this cannot deadlock: see [`Pool`].
+//! The state of one function: its replicas and the requests that wait for them.
+//! Takes no lock: [`ReplicaSet`](crate::replica_set::ReplicaSet) owns the lock around it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,9 +8,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{
-    autoscaler::Autoscaler, crashes::Crashes, lease::Lease, load::Load, replica::Replica, status::ColdStart,
-};
+use crate::{autoscaler::Autoscaler, crashes::Crashes, load::Load, replica::Replica, status::ColdStart};
 
 /// Length of the cold-start history.
 const COLD_STARTS: usize = 20;
@@ -27,23 +24,14 @@ pub(crate) enum Refusal {
     CrashLoop(String),
 }
 
-/// What a waiting request receives.
-pub(crate) type Grant = Result<Lease, Refusal>;
+/// What a waiting request receives: a replica of which a permit was taken for it. Whoever takes it out of the channel
+/// must return the permit.
+pub(crate) type Grant = Result<Arc<Replica>, Refusal>;
 
-/// The state of one function, guarded by `Function::pool`.
-///
-/// Lock order: the pool lock is a leaf. While it is held, no other lock of this crate is taken and nothing is awaited;
-/// channels, cancellation tokens and `spawn` have internal locks that call nothing back.
-///
-/// Why permits cannot deadlock: a request waits for a permit without holding the lock or another permit, so there is no
-/// cycle. Every permit is owned by a [`Lease`], whose `Drop` returns it and dispatches the next waiting request;
-/// requests in flight end by their timeout, so permits come back. Waiting requests are dispatched whenever a permit is
-/// returned or a replica becomes ready. If no replica is left, `Function::activate` starts one, or the requests are
-/// refused (crash loop, shutdown). So no request waits without a replica that is running or starting.
-///
-/// Dropping a `Lease` takes the lock. Code that holds the lock must therefore hand a lease on or call
-/// `Lease::release_locked`, and never drop it, as `Function::dispatch_waiting` does.
+/// The state of one function.
 pub(crate) struct Pool {
+    /// Maximum number of requests in flight per replica; 0 means no limit.
+    limit: u32,
     pub(crate) scaler: Autoscaler,
     /// Ready replicas, oldest first.
     pub(crate) replicas: Vec<Arc<Replica>>,
@@ -63,8 +51,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(scaler: Autoscaler, load: Load) -> Self {
+    pub(crate) fn new(limit: u32, scaler: Autoscaler, load: Load) -> Self {
         Self {
+            limit,
             scaler,
             replicas: Vec::new(),
             starting: 0,
@@ -84,10 +73,10 @@ impl Pool {
         u32::try_from(self.replicas.len()).unwrap_or(u32::MAX).saturating_add(self.starting)
     }
 
-    /// Acquires a permit of the least loaded replica. `None` if all have `limit` requests (0 means no limit).
-    pub(crate) fn acquire(&self, limit: u32) -> Option<Arc<Replica>> {
+    /// Takes a permit of the least loaded replica. `None` if all are at their limit.
+    pub(crate) fn acquire(&self) -> Option<Arc<Replica>> {
         let replica = self.replicas.iter().min_by_key(|replica| replica.preference())?;
-        if limit != 0 && replica.in_flight() >= limit {
+        if self.limit != 0 && replica.in_flight() >= self.limit {
             return None;
         }
         replica.take_permit();
@@ -100,6 +89,19 @@ impl Pool {
         self.next_ticket += 1;
         self.waiting.insert(self.next_ticket, grant);
         (self.next_ticket, granted)
+    }
+
+    /// Grants free permits to waiting requests in FIFO order.
+    pub(crate) fn dispatch_waiting(&mut self) {
+        while !self.waiting.is_empty()
+            && let Some(replica) = self.acquire()
+        {
+            let first = self.waiting.pop_first();
+            // The send fails if the request was cancelled but is still queued: the permit is for the next one.
+            if first.is_none_or(|(_, grant)| grant.send(Ok(replica.clone())).is_err()) {
+                replica.return_permit();
+            }
+        }
     }
 
     /// Refuses all waiting requests.

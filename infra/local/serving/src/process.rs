@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::FunctionSpec;
+use crate::spec::FunctionSpec;
 
 /// The first file descriptor that systemd's protocol passes.
 const LISTEN_FD: i32 = 3;

@@ -13,17 +13,18 @@ use std::{
 
 use bytes::Bytes;
 use framework::serve::serve_with;
+use futures_util::FutureExt;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FunctionSpec, Launched, Launcher, LivenessProbe, Serving, status::Change};
+use crate::{FunctionSpec, Launched, Launcher, LivenessProbe, Serving, lease::Lease, status::Change};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Starts functions in this process that answer after a while, and sees what reaches them.
+/// Starts functions in this process that answer after a while, and records what reaches them.
 #[derive(Clone, Default)]
 struct Fakes {
     seen: Arc<Seen>,
@@ -35,14 +36,14 @@ struct Seen {
     under_way: Mutex<BTreeMap<u32, usize>>,
     most_in_one: AtomicUsize,
     requests: AtomicUsize,
-    /// Requests that were worked on to their end.
+    /// Number of requests that were completed.
     done: AtomicUsize,
-    /// Replicas that answer nothing any more.
+    /// Replicas that respond no longer.
     hung: Mutex<BTreeSet<u32>>,
-    /// Starts that fail, and starts that panic.
+    /// Number of starts that will fail, and that will panic.
     failing: AtomicU32,
     panicking: AtomicU32,
-    /// Ends the replica of that number.
+    /// Stops the replica of that number.
     stops: Mutex<BTreeMap<u32, CancellationToken>>,
 }
 
@@ -119,7 +120,7 @@ fn spec(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
     }
 }
 
-/// The same, with a hung replica found soon.
+/// The same, probed so often that a hung replica is found soon.
 fn probed(concurrency: u32, annotations: &[(&str, &str)]) -> FunctionSpec {
     let liveness = LivenessProbe {
         period: Duration::from_millis(20),
@@ -293,7 +294,7 @@ async fn an_idle_function_goes_to_zero_and_a_request_brings_it_back() {
     let now = Instant::now();
     for second in 1..=10 {
         let function = &serving.functions["f"];
-        function.tick(now + Duration::from_secs(second), second % 2 == 0);
+        function.replicas.tick(now + Duration::from_secs(second), second % 2 == 0);
     }
     assert!(serving.status()[0].replicas.is_empty());
     assert_eq!(invoker.send("f", get("/")).await.status(), 200);
@@ -367,10 +368,25 @@ async fn clients_that_hang_up_at_any_moment_leave_nothing_behind() {
         assert_eq!(serving.status()[0].queued, 0, "after {patience:?}");
     }
     until(|| serving.status()[0].replicas.iter().all(|replica| replica.in_flight == 0)).await;
-    assert_eq!(serving.functions["f"].pool().load.level(), 0.0);
+    assert_eq!(serving.functions["f"].replicas.pool().load.level(), 0.0);
     let statuses = statuses(&serving, 20).await;
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
     serving.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_permit_that_was_granted_but_not_received_is_returned() {
+    let fakes = Fakes::default();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[("max-scale", "1")])], fakes).unwrap();
+    let set = &serving.functions["f"].replicas;
+    let in_flight = || serving.status()[0].replicas[0].in_flight;
+    let first = Lease::acquire(set).await.ok().unwrap();
+    let mut second = Box::pin(Lease::acquire(set));
+    assert!((&mut second).now_or_never().is_none());
+    drop(first);
+    assert_eq!((serving.status()[0].queued, in_flight()), (0, 1), "the permit went to the second");
+    drop(second);
+    assert_eq!(in_flight(), 0);
 }
 
 #[tokio::test]
