@@ -8,6 +8,8 @@ use framework::{config::duration, error::Rejection};
 const DEFAULT_LIMIT: usize = 1_000;
 /// Maximum number of points.
 const MOST: usize = 10_000;
+/// Maximum number of characters of an unknown parameter's name that a response repeats.
+const SHOWN: usize = 64;
 
 /// A parsed query.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +45,10 @@ impl Query {
                     window.step_s = i64::try_from(length.as_secs()).ok();
                     step = Some(value.into_owned());
                 }
-                _ => return Err(bad(&name, "is unknown; there are from, to, limit, step and before")),
+                _ => {
+                    let shown: String = name.chars().take(SHOWN).collect();
+                    return Err(bad(&shown, "is unknown; there are from, to, limit, step and before"));
+                }
             }
             seen.push(name);
         }
@@ -138,6 +143,8 @@ mod tests {
             let fault = Query::parse(query).unwrap_err().to_string();
             assert!(fault.contains(name), "{query}: {fault}");
         }
+        let fault = Query::parse(&"x".repeat(60_000)).unwrap_err().to_string();
+        assert!(fault.len() < 200, "{fault}");
     }
 
     fn point(time: &str, user_count: u64) -> Point {

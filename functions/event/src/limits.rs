@@ -27,17 +27,21 @@ impl Event {
         self.attributes.iter().map(size).sum::<usize>() + self.content_type.as_ref().map_or(0, String::len)
     }
 
+    /// Attributes that CloudEvents does not define.
+    pub(crate) fn extensions(&self) -> impl Iterator<Item = &(String, String)> {
+        self.attributes.iter().filter(|(name, _)| !DEFINED.contains(&name.as_str()))
+    }
+
     /// Checks whether an event may be acknowledged: it fits on every hop to the functions and, with the reason added,
     /// into the dead letters and back. The error names the attribute to change.
     pub fn admit(&self) -> Result<(), InvalidEvent> {
-        let extensions = self.attributes.iter().filter(|(name, _)| !DEFINED.contains(&name.as_str()));
-        if let Some((name, _)) = extensions.clone().nth(MAX_ADMITTED_EXTENSIONS) {
+        if let Some((name, _)) = self.extensions().nth(MAX_ADMITTED_EXTENSIONS) {
             return Err(InvalidEvent::attribute(
                 name,
                 format!("is one too many: an event may have at most {MAX_ADMITTED_EXTENSIONS} extensions"),
             ));
         }
-        for (name, _) in extensions {
+        for (name, _) in self.extensions() {
             if name.starts_with(RESERVED) {
                 return Err(InvalidEvent::attribute(
                     name,

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    BATCHED, Event, InvalidEvent, STRUCTURED, binary, connector, is_json, json, limits::MAX_ADMITTED_SIZE,
+    BATCHED, Event, InvalidEvent, STRUCTURED, binary, connector, is_json, json,
+    limits::{MAX_ADMITTED_EXTENSIONS, MAX_ADMITTED_SIZE},
     media,
 };
 
@@ -84,12 +85,14 @@ fn utf8(body: &[u8]) -> Result<&str, InvalidEvent> {
         .map_err(|e| InvalidEvent::message(format!("the CloudEvent's JSON must be UTF-8: {e}")))
 }
 
-/// Forwards the request's trace with the event, as far as it fits.
+/// Forwards the request's trace with the event, as far as it fits: an event that may enter the log may do so with it.
 fn carry_trace(headers: &HeaderMap, event: &mut Event) {
     for (name, longest) in MAX_TRACE {
         let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_fit = (1..=longest).contains(&value.len()) && !value.contains('\t');
-        if is_fit && event.attribute(name).is_none() && event.encoded_size() + longest <= MAX_ADMITTED_SIZE {
+        let has_room = event.extensions().count() < MAX_ADMITTED_EXTENSIONS
+            && event.encoded_size() + longest <= MAX_ADMITTED_SIZE;
+        if is_fit && has_room && event.attribute(name).is_none() {
             event.set(name, value);
         }
     }

@@ -202,4 +202,12 @@ fn a_trace_goes_along_where_a_header_can_hold_it() {
     assert_eq!(binary(&[("traceparent", b"a\tb")]).unwrap().attribute("traceparent"), None);
     let full = [("ce-x", &[b'x'; 4_000][..]), ("tracestate", &[b'x'; 500])];
     assert_eq!(binary(&full).unwrap().attribute("tracestate"), None, "what others add refuses no event");
+    let names: Vec<_> = (0..32).map(|n| format!("ce-x{n}")).collect();
+    let mut full: Vec<_> = names.iter().map(|name| (name.as_str(), &b"v"[..])).collect();
+    full.push(("traceparent", trace.as_bytes()));
+    assert_eq!(
+        binary(&full).unwrap().attribute("traceparent"),
+        None,
+        "nor does it as one extension too many"
+    );
 }

@@ -33,6 +33,9 @@ type Get = dyn Fn(&str) -> Option<String> + Send + Sync;
 /// The folder of everything embedded, unless told otherwise.
 pub const DATA: &str = "data";
 
+/// Maximum length of a key whose name an error shows.
+const LONGEST_KEY: usize = 64;
+
 /// Default retention of the speed layer's history.
 const SPEED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -165,12 +168,21 @@ fn expand(key: &str, url: &str, get: impl Fn(&str) -> Option<String>) -> Result<
     for part in parts {
         let (name, rest) =
             part.split_once(')').ok_or_else(|| ConfigError::new(key, "a `$(` has no `)` behind it"))?;
-        let value = get(name)
-            .ok_or_else(|| ConfigError::new(key, format!("`$({name})` stands there, `{name}` is not set")))?;
+        let value = get(name).ok_or_else(|| match is_key(name) {
+            true => ConfigError::new(key, format!("`$({name})` stands there, `{name}` is not set")),
+            // It may be a part of a password.
+            false => ConfigError::new(key, "what stands in a `$()` is no key; a `$` of a password is `%24`"),
+        })?;
         expanded.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
         expanded.push_str(rest);
     }
     Ok(expanded)
+}
+
+/// Whether a name is written like a key.
+fn is_key(name: &str) -> bool {
+    (1..=LONGEST_KEY).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn port(key: &str, text: &str) -> Result<u16, ConfigError> {
@@ -252,6 +264,9 @@ mod tests {
             let config = read(&[("MASTER_URL", bad)]).unwrap();
             assert_eq!(config.master_url().err().unwrap().key, "MASTER_URL");
         }
+        let config = read(&[("MASTER_URL", "mysql://app:pass$(word)@db/lambda")]).unwrap();
+        let error = config.master_url().unwrap_err().to_string();
+        assert!(!error.contains("word)") && error.contains("%24"), "{error}");
         let config = read(&[("LOG_URL", "sqlite:$(odd)/log.db")]).unwrap();
         assert_eq!(config.log_url().unwrap(), "sqlite:$(odd)/log.db");
     }

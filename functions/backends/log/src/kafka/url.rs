@@ -99,13 +99,25 @@ fn check(key: &str, value: &str) -> Result<(), ConfigError> {
     }
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)) => match is_like_a_key(key) {
-            true => Err(wrong(format!("`{key}` is no key of librdkafka"))),
-            false => Err(wrong("a key behind the `?` is no key of librdkafka")),
-        },
+        Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            match is_like_a_key(key) && !begins_with_a_key(key) {
+                true => Err(wrong(format!("`{key}` is no key of librdkafka"))),
+                false => Err(wrong("a key behind the `?` is no key of librdkafka")),
+            }
+        }
         // librdkafka repeats the value in its reason, and of a mistyped URL that may be a password.
         Err(_) => Err(wrong(format!("`{key}` has a value that librdkafka does not take"))),
     }
+}
+
+fn is_known(key: &str) -> bool {
+    let tried = ClientConfig::new().set(key, "").create_native_config();
+    !matches!(tried, Err(KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..)))
+}
+
+/// Whether a key stands there without its `=`: the rest is its value, which may be a password.
+fn begins_with_a_key(name: &str) -> bool {
+    (1..name.len()).filter_map(|end| name.get(..end)).any(is_known)
 }
 
 /// Whether a name is a mistyped key. In a malformed URL it may be part of a password, which must not be shown.

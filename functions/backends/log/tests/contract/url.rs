@@ -2,7 +2,7 @@
 
 use backend_log::{open, topic};
 
-const SECRET: &str = "hunter2";
+const SECRET: &str = "hunter";
 
 #[test]
 fn a_wrong_url_says_what_is_wrong_with_it_and_no_secret() {
@@ -18,6 +18,8 @@ fn a_wrong_url_says_what_is_wrong_with_it_and_no_secret() {
         ("kafka://localhost:9092/user/hunter2", "the topic"),
         ("kafka://localhost:9092/user?sasl.password", "no `=value`"),
         ("kafka://localhost:9092/user?sasl.pasword=hunter2", "`sasl.pasword` is no key"),
+        // A forgotten `=`, and another one in the password.
+        ("kafka://localhost:9092/user?sasl.passwordhunter=", "a key behind the `?` is no key"),
         ("kafka://localhost:9092/user?linger.ms=hunter2", "`linger.ms`"),
         ("kafka://localhost:9092/user?linger.ms=1&linger.ms=2", "more than once"),
         ("kafka://localhost:9092/user?security.protocol=tls", "`security.protocol`"),
