@@ -1,15 +1,12 @@
-//! Binary mode: attributes as headers. A value is percent-encoded (UTF-8) where a header cannot hold it.
+//! Reads binary mode: attributes as headers. A value is percent-encoded (UTF-8) where a header cannot hold it.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CONTENT_TYPE};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use http::{HeaderMap, header::CONTENT_TYPE};
+use percent_encoding::percent_decode_str;
 
-use crate::{Event, InvalidEvent, Undecodable, attribute, dead_letter, limits::MAX_ATTRIBUTES, media};
-
-/// Characters that a CloudEvents header encodes: all but printable ASCII, plus `"` and `%`.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+use crate::{Event, InvalidEvent, attribute, limits::MAX_ATTRIBUTES};
 
 /// Reads the event from a request's headers and body.
 pub(crate) fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Event, InvalidEvent> {
@@ -78,42 +75,6 @@ fn unquoted(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(content)
-}
-
-/// Size of a value in a header, bytes.
-pub(crate) fn encoded_len(value: &str) -> usize {
-    utf8_percent_encode(value, ENCODED).map(str::len).sum()
-}
-
-impl Event {
-    /// The binary-mode request that a source sends. `Undecodable` if HTTP or a receiver's limits forbid it.
-    pub fn to_request(&self, namespace: &str) -> Result<Request<Bytes>, Undecodable> {
-        let event = dead_letter::without_record(self);
-        event.check_sendable()?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &event.attributes {
-            let header = HeaderName::try_from(format!("ce-{name}")).map_err(Undecodable::new)?;
-            let value = utf8_percent_encode(value, ENCODED).to_string();
-            let value = HeaderValue::try_from(value).map_err(Undecodable::new)?;
-            if headers.try_insert(header, value).map_err(Undecodable::new)?.is_some() {
-                return Err(InvalidEvent::attribute(name, "is there twice").into());
-            }
-        }
-        if let Some(content_type) = &event.content_type {
-            if media::is_cloud_event(content_type) {
-                return Err(
-                    InvalidEvent::attribute("datacontenttype", "would be taken for another event").into()
-                );
-            }
-            headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type).map_err(Undecodable::new)?);
-        }
-        headers.insert("prefer", HeaderValue::from_static("reply"));
-        headers.insert("kn-namespace", HeaderValue::try_from(namespace).map_err(Undecodable::new)?);
-        let mut request = Request::new(event.data.clone());
-        *request.method_mut() = Method::POST;
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
 }
 
 #[cfg(test)]

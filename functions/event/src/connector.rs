@@ -12,7 +12,7 @@ use http::{
     header::{CONTENT_TYPE, USER_AGENT},
 };
 
-use crate::{Event, InvalidEvent, STRUCTURED, attribute, limits::MAX_ATTRIBUTES, media, media_type, receive};
+use crate::{Event, InvalidEvent, STRUCTURED, attribute, json, limits::MAX_ATTRIBUTES, media, media_type};
 
 /// The topic that names a function of the cron connector.
 const CRON: &str = "cron-function";
@@ -59,7 +59,7 @@ fn record(headers: &HeaderMap, topic: &str, body: &Bytes) -> Result<Event, Inval
     let (partition, offset) = (text("partition")?, text("offset")?);
     let content_type = text("content-type")?;
     let mut event = if content_type.as_deref().is_some_and(|kind| media::essence(kind) == STRUCTURED) {
-        receive::structured(body)?
+        json::structured(body)?
     } else {
         let mut event = if own("ce_specversion").is_some() {
             binary(headers)?

@@ -20,6 +20,23 @@ const STRINGS: [&str; 8] =
     ["specversion", "id", "source", "type", "subject", "time", "dataschema", "datacontenttype"];
 /// What serde_json takes for something else than a member's name.
 const MAGIC: &[u8] = b"$serde_json::private::";
+const BOM: &[u8] = "\u{feff}".as_bytes();
+
+/// Reads an event in structured mode.
+pub(crate) fn structured(body: &[u8]) -> Result<Event, InvalidEvent> {
+    decode(utf8(body)?)
+}
+
+/// JSON without a byte order mark, which some editors and clients add (RFC 8259 allows a reader to ignore it).
+#[must_use]
+pub fn without_bom(json: &[u8]) -> &[u8] {
+    json.strip_prefix(BOM).unwrap_or(json)
+}
+
+pub(crate) fn utf8(body: &[u8]) -> Result<&str, InvalidEvent> {
+    std::str::from_utf8(without_bom(body))
+        .map_err(|e| InvalidEvent::message(format!("the CloudEvent's JSON must be UTF-8: {e}")))
+}
 
 /// Reads an event in structured mode.
 pub(crate) fn decode(json: &str) -> Result<Event, InvalidEvent> {

@@ -12,8 +12,10 @@ mod error;
 mod json;
 mod limits;
 mod media;
+mod percent;
 mod receive;
 mod record;
+mod send;
 
 use bytes::Bytes;
 pub use cloudevents::{EventBuilder, EventBuilderV10};
@@ -21,11 +23,12 @@ pub use cloudevents::{EventBuilder, EventBuilderV10};
 pub use crate::{
     dead_letter::{Answer, RawRecord, UNDELIVERABLE, Undelivered},
     error::{InvalidEvent, Undecodable},
+    json::without_bom,
     limits::{
         MAX_ADMITTED_EXTENSIONS, MAX_ADMITTED_SIZE, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE,
     },
     media::{BATCHED, STRUCTURED, is_json, media_type},
-    receive::{Received, without_bom},
+    receive::Received,
     record::{Delivered, Origin, Record},
 };
 

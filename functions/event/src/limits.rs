@@ -2,7 +2,7 @@
 //! headers over HTTP/1.1 and 16 KiB over HTTP/2. So `ingest` admits less than functions accept: the difference is room
 //! for what sources, proxies and dead letters add.
 
-use crate::{Event, InvalidEvent, binary, error::Undecodable};
+use crate::{Event, InvalidEvent, error::Undecodable, percent};
 
 /// Maximum length of an attribute's name, bytes. CloudEvents advises 20; KafkaSource's own names are longer.
 pub const MAX_ATTRIBUTE_NAME: usize = 64;
@@ -23,7 +23,7 @@ const RESERVED: &str = "knativeerror";
 impl Event {
     /// Bytes of the names and percent-encoded values of all attributes and of the content type.
     pub(crate) fn encoded_size(&self) -> usize {
-        let size = |(name, value): &(String, String)| name.len() + binary::encoded_len(value);
+        let size = |(name, value): &(String, String)| name.len() + percent::encoded_len(value);
         self.attributes.iter().map(size).sum::<usize>() + self.content_type.as_ref().map_or(0, String::len)
     }
 

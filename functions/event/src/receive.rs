@@ -11,7 +11,6 @@ use crate::{
 
 /// Maximum length of `traceparent` and `tracestate` that are forwarded, bytes (W3C Trace Context requires 55 and 512).
 const MAX_TRACE: [(&str, usize); 2] = [("traceparent", 128), ("tracestate", 512)];
-const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// The events of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,10 +43,10 @@ impl Received {
         let content_type = binary::content_type(headers)?.unwrap_or_default();
         match media::essence(&content_type).as_str() {
             BATCHED => {
-                let (events, failure) = json::decode_batch(utf8(body)?)?;
+                let (events, failure) = json::decode_batch(json::utf8(body)?)?;
                 Ok(Self { events, failure, is_batch: true })
             }
-            STRUCTURED => Ok(structured(body)?.into()),
+            STRUCTURED => Ok(json::structured(body)?.into()),
             other if media::is_cloud_event(other) => Err(InvalidEvent::media_type(format!(
                 "`{other}` is not understood; send {STRUCTURED} or {BATCHED}"
             ))),
@@ -67,22 +66,6 @@ impl From<Event> for Received {
     fn from(event: Event) -> Self {
         Self { events: vec![event], ..Self::default() }
     }
-}
-
-/// Reads an event in structured mode.
-pub(crate) fn structured(body: &[u8]) -> Result<Event, InvalidEvent> {
-    json::decode(utf8(body)?)
-}
-
-/// JSON without a byte order mark, which some editors and clients add (RFC 8259 allows a reader to ignore it).
-#[must_use]
-pub fn without_bom(json: &[u8]) -> &[u8] {
-    json.strip_prefix(BOM).unwrap_or(json)
-}
-
-fn utf8(body: &[u8]) -> Result<&str, InvalidEvent> {
-    std::str::from_utf8(without_bom(body))
-        .map_err(|e| InvalidEvent::message(format!("the CloudEvent's JSON must be UTF-8: {e}")))
 }
 
 /// Forwards the request's trace with the event, as far as it fits: an event that may enter the log may do so with it.

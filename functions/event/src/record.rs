@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Display};
 use bytes::Bytes;
 use chrono::{DateTime, Datelike, SecondsFormat};
 
-use crate::{Event, STRUCTURED, Undecodable, media, receive};
+use crate::{Event, STRUCTURED, Undecodable, json, media};
 
 /// Type of the event that a source wraps around a record that is no CloudEvent.
 const PLAIN_RECORD: &str = "dev.knative.kafka.event";
@@ -102,7 +102,7 @@ impl Event {
         let record = &delivered.record;
         let content_type = record.content_type();
         if content_type.as_deref().is_some_and(|kind| media::essence(kind) == STRUCTURED) {
-            return Ok(receive::structured(record.value.as_deref().unwrap_or_default())?);
+            return Ok(json::structured(record.value.as_deref().unwrap_or_default())?);
         }
         if record.header("ce_specversion").is_some() {
             return Self::binary_record(record, content_type);

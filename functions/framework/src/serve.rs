@@ -1,6 +1,7 @@
 //! The HTTP server of a function: limits, slow clients, HTTP/1.1 and h2c, drain on SIGTERM.
 
 mod activity;
+mod body;
 mod bound;
 mod connection;
 mod socket;
@@ -19,11 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use listenfd::ListenFd;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -33,7 +32,8 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use self::{activity::Activity, bound::Connections, connection::Protocols};
+pub use self::body::{read_body, unread};
+use self::{bound::Connections, connection::Protocols};
 use crate::{
     call,
     config::{Config, ConfigError, DATA, EXIT_CONFIG},
@@ -46,12 +46,6 @@ use crate::{
 pub const ONE_LIMIT: usize = 64 * 1024;
 /// Largest body of a batch, bytes.
 pub const BATCH_LIMIT: usize = 1024 * 1024;
-/// How long a client may take to send its headers, or the first byte of them.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long to discard what a client still sends after an early response.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time for requests in flight after SIGTERM; Knative kills after 300 s by default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum time after SIGTERM for requests whose clients have disconnected.
@@ -255,65 +249,6 @@ async fn answer<S: State>(router: &Router<S>, request: hyper::Request<Incoming>)
         Err(response) => return *response,
     };
     route.answer(Request::new(head, body)).await
-}
-
-tokio::task_local! {
-    /// The connection whose request this task answers.
-    static RECEIVING: Arc<Activity>;
-}
-
-/// Marks a response after which its connection closes, because the request's body was not read.
-#[derive(Debug, Clone, Copy)]
-struct Unread;
-
-/// Reads a body of at most `limit` bytes, or returns the error response (400, 408 or 413).
-pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
-    let activity = RECEIVING.try_with(Arc::clone).ok();
-    let _receiving = activity.as_ref().map(|activity| activity.receiving());
-    let read = timeout(BODY_TIMEOUT, read(&mut body, limit)).await.unwrap_or_else(|_| {
-        Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long; send it faster")))
-    });
-    read.map_err(|response| Box::new(unread(*response, body)))
-}
-
-/// A response to a request whose body was not read completely. It announces that the connection closes. The connection
-/// discards for a while what the client still sends, and is then cut.
-#[must_use]
-pub fn unread<B>(mut response: http::Response<B>, body: Incoming) -> http::Response<B> {
-    if !body.is_end_stream() {
-        connection::ends_connection(&mut response);
-    }
-    response
-}
-
-async fn read(body: &mut Incoming, limit: usize) -> Result<Bytes, Box<Response>> {
-    let too_large = || {
-        Box::new(problem(StatusCode::PAYLOAD_TOO_LARGE, format!("the body must have at most {limit} bytes")))
-    };
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| {
-            Box::new(problem(StatusCode::BAD_REQUEST, format!("the body did not come whole: {e}")))
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            return Err(too_large());
-        }
-        // Most bodies arrive in one frame, which needs no copy.
-        if whole.is_empty() && body.is_end_stream() {
-            return Ok(data);
-        }
-        whole.extend_from_slice(&data);
-    }
-    // HTTP/2 allows a client to end a stream cleanly before it sent the announced length.
-    if body.size_hint().lower() > 0 {
-        let detail = "the body did not come whole: it is shorter than its `Content-Length`";
-        return Err(Box::new(problem(StatusCode::BAD_REQUEST, detail)));
-    }
-    Ok(whole.freeze())
 }
 
 #[cfg(test)]

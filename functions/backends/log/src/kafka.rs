@@ -1,6 +1,7 @@
 //! The log in Kafka, or in a server that speaks its protocol. Opening does no I/O: clients connect lazily.
 
 mod blocking_drop;
+mod client;
 mod consumer;
 mod error;
 mod keys;
@@ -20,22 +21,20 @@ use connect::{ConfigError, SingleFlight};
 use event::Record;
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::{Client, ClientContext, DefaultClientContext},
-    config::RDKafkaLogLevel,
+    client::DefaultClientContext,
     types::RDKafkaErrorCode,
 };
 
 pub use self::error::KafkaFailure;
 use self::{
     blocking_drop::{BlockingDrop, blocking},
+    client::{REQUEST_TIMEOUT, TOPIC_RETRY_INTERVAL, partitions},
     consumer::KafkaConsumer,
     producer::Producer,
     url::{KafkaUrl, Side},
 };
 use crate::{Consumer, Log, LogError, Start};
 
-/// Timeout of a metadata or admin request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a readiness check.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a readiness result is reused: a probe whose timeout is shorter than a round trip still gets it.
@@ -43,8 +42,6 @@ const READY_REUSE: Duration = Duration::from_millis(200);
 /// Delay before a dead producer is replaced; doubles while successors die before they have written anything.
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// Poll interval for a topic that was just created or has lost its leader.
-const TOPIC_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A log in Kafka.
 #[derive(Clone)]
@@ -191,43 +188,5 @@ impl Inner {
             }
         })
         .await
-    }
-}
-
-/// The partitions of a topic. Waits for a broker.
-fn partitions<C: ClientContext>(
-    client: &Client<C>,
-    brokers: &str,
-    topic: &str,
-    patience: Duration,
-) -> Result<Vec<i32>, KafkaFailure> {
-    let (brokers, name) = (brokers.to_owned(), topic.to_owned());
-    let metadata = match client.fetch_metadata(Some(topic), patience) {
-        Ok(metadata) => metadata,
-        Err(source) => {
-            return Err(KafkaFailure::Unreachable { brokers, topic: name, source: Box::new(source) });
-        }
-    };
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let error = match found {
-        Some(found) => found.error().map(RDKafkaErrorCode::from),
-        None => Some(RDKafkaErrorCode::UnknownTopicOrPartition),
-    };
-    match (found, error) {
-        (Some(found), None) => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
-        (_, source) => {
-            let source = source.unwrap_or(RDKafkaErrorCode::UnknownTopic);
-            Err(KafkaFailure::Topic { brokers, topic: name, source })
-        }
-    }
-}
-
-/// A line of librdkafka's log. At most WARN: librdkafka recovers without an operator.
-fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-            tracing::debug!(facility, "Kafka: {message}");
-        }
-        _ => tracing::warn!(facility, "Kafka: {message}"),
     }
 }

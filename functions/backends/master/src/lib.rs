@@ -1,6 +1,8 @@
 //! The master dataset: every user as received, and the batch views computed from them.
 
+mod error;
 mod mysql;
+mod roles;
 mod sqlite;
 
 use std::sync::Arc;
@@ -9,7 +11,12 @@ use async_trait::async_trait;
 use connect::ConfigError;
 use domain::{Failure, History, Point, Store, User, Window};
 
-pub use crate::{mysql::MySqlMaster, sqlite::SqliteMaster};
+pub use crate::{
+    error::MasterError,
+    mysql::MySqlMaster,
+    roles::{BatchJob, BatchViews, Dataset, Master, Stored, Tick},
+    sqlite::SqliteMaster,
+};
 
 /// The master dataset that a URL names (`MASTER_URL`). Connects lazily.
 pub fn open(url: &str) -> Result<Arc<dyn Master>, ConfigError> {
@@ -24,71 +31,6 @@ pub fn open(url: &str) -> Result<Arc<dyn Master>, ConfigError> {
         }
     }
 }
-
-/// The outcome of storing a user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stored {
-    /// The first user with its id; kept for ever.
-    New,
-    /// The id exists with the same name: no effect.
-    Duplicate,
-    /// The id exists with another name, which stays.
-    Conflict {
-        /// The name that is kept.
-        kept: String,
-    },
-}
-
-/// The result of a batch run.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Tick {
-    /// New users in this run.
-    pub new_users: u64,
-    /// Users in the batch views now.
-    pub users: u64,
-    /// The user whose name has the most characters; of equally long ones, the first stored.
-    pub longest_name_user: Option<User>,
-    /// Whether everything was recomputed.
-    pub full: bool,
-}
-
-/// The master dataset: users as they came.
-#[async_trait]
-pub trait Dataset: Store {
-    /// Stores all users durably in one transaction; returns outcomes in their order. Within the call, too, the first
-    /// user of an id wins. Completes even if the caller gives up.
-    ///
-    /// # Errors
-    /// The store is unavailable; the users may be stored or not, and storing them again is safe.
-    async fn store(&self, users: Vec<User>) -> Result<Vec<Stored>, Failure>;
-}
-
-/// Computes the batch views.
-#[async_trait]
-pub trait BatchJob: Store {
-    /// Updates the batch views with what was stored since the last run; with `full`, recomputes them. Completes even if
-    /// the caller gives up.
-    ///
-    /// # Errors
-    /// The store is unavailable; the views are as before, or up to date.
-    async fn tick(&self, full: bool) -> Result<Tick, Failure>;
-}
-
-/// Answers from the batch views. Their history has one point for each minute in which users were stored.
-#[async_trait]
-pub trait BatchViews: History {
-    /// The user with the longest name.
-    ///
-    /// # Errors
-    /// The store is unavailable.
-    async fn longest(&self) -> Result<Option<User>, Failure>;
-}
-
-/// The whole of the batch layer, as one store keeps it.
-pub trait Master: Dataset + BatchJob + BatchViews {}
-
-impl<M: Dataset + BatchJob + BatchViews> Master for M {}
 
 /// Implements the traits by a store's own methods of the same names, whose errors are more specific.
 macro_rules! implement {
@@ -139,29 +81,3 @@ macro_rules! implement {
 }
 
 implement!(SqliteMaster, MySqlMaster);
-
-/// Why the master dataset is unavailable. Each variant keeps its source.
-#[derive(Debug, thiserror::Error)]
-pub enum MasterError {
-    /// The database under the embedded master failed.
-    #[error("the embedded master dataset failed")]
-    Sqlite(#[from] backend_sqlite::Error),
-    /// The server failed, or cannot be reached.
-    #[error("MySQL (MASTER_URL) cannot do it now")]
-    MySql(#[from] sqlx::Error),
-    /// The tables could not be created.
-    #[error("the tables could not be created in MySQL (MASTER_URL)")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    /// The writing task ended with its runtime.
-    #[error("the write was given up")]
-    GivenUp(#[from] tokio::task::JoinError),
-    /// The shared error of an attempt that several callers waited for.
-    #[error(transparent)]
-    Shared(#[from] Arc<MasterError>),
-}
-
-impl From<MasterError> for Failure {
-    fn from(error: MasterError) -> Self {
-        Self::unavailable(error)
-    }
-}

@@ -1,6 +1,7 @@
 //! Shared by the embedded backends: a durable SQLite file that many processes read and write. Knows no table but the
 //! shape of the two histories.
 
+mod error;
 pub mod history;
 mod identity;
 mod write_lock;
@@ -21,6 +22,7 @@ use sqlx::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+pub use crate::error::Error;
 use crate::{
     identity::Files,
     write_lock::{WriteGuard, WriteLock},
@@ -30,38 +32,6 @@ use crate::{
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of reading connections, each a thread.
 const READERS: u32 = 2;
-
-/// Errors of the SQLite file.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A statement failed.
-    #[error("SQLite failed")]
-    Sql(#[from] sqlx::Error),
-    /// The file, its folder or its lock is unusable.
-    #[error("{path} cannot be used")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A newer version of the program wrote the file.
-    #[error("{path} has the schema {found}, this program knows up to {known}; run the newer program")]
-    Newer {
-        /// Which file.
-        path: PathBuf,
-        /// Its schema's number.
-        found: usize,
-        /// The newest schema number known to this program.
-        known: usize,
-    },
-    /// The writing task panicked, or ended with its runtime.
-    #[error("the write was given up")]
-    GivenUp(#[from] tokio::task::JoinError),
-    /// Opening the file failed; everybody who waited gets this error.
-    #[error(transparent)]
-    Opening(#[from] Arc<Error>),
-}
 
 /// The path of `sqlite:PATH`; `None` for other URLs, and for what is not a file.
 #[must_use]

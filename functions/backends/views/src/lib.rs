@@ -1,6 +1,8 @@
 //! The speed layer's views: the set of counted user ids, and the history of its size.
 
 mod cassandra;
+mod error;
+mod roles;
 mod sqlite;
 
 use std::{sync::Arc, time::Duration};
@@ -12,6 +14,8 @@ use uuid::Uuid;
 
 pub use crate::{
     cassandra::{CassandraError, CassandraViews},
+    error::ViewsError,
+    roles::{Counter, Views},
     sqlite::SqliteViews,
 };
 
@@ -28,28 +32,6 @@ pub fn open(url: &str, retention: Duration) -> Result<Arc<dyn Views>, ConfigErro
         }
     }
 }
-
-/// Counts distinct users, exactly.
-#[async_trait]
-pub trait Counter: Store {
-    /// Counts the ids that were not counted before, durably, and writes one point if there were any. Completes even if
-    /// the caller gives up.
-    ///
-    /// # Errors
-    /// The store is unavailable; the ids may be counted or not, and counting them again is safe.
-    async fn count(&self, ids: Vec<Uuid>) -> Result<(), Failure>;
-
-    /// The number of distinct ids counted so far.
-    ///
-    /// # Errors
-    /// The store is unavailable.
-    async fn total(&self) -> Result<u64, Failure>;
-}
-
-/// The whole of the views, as one store keeps them.
-pub trait Views: Counter + History {}
-
-impl<V: Counter + History> Views for V {}
 
 /// Implements the traits by a store's own methods of the same names, whose errors are more specific.
 macro_rules! implement {
@@ -90,20 +72,3 @@ macro_rules! implement {
 }
 
 implement!(SqliteViews, CassandraViews);
-
-/// Why the views are unavailable. Each variant keeps its source.
-#[derive(Debug, thiserror::Error)]
-pub enum ViewsError {
-    /// The database under the embedded views failed.
-    #[error("the embedded views failed")]
-    Sqlite(#[from] backend_sqlite::Error),
-    /// Cassandra failed, or cannot be reached.
-    #[error("the views cannot do it now")]
-    Cassandra(#[from] CassandraError),
-}
-
-impl From<ViewsError> for Failure {
-    fn from(error: ViewsError) -> Self {
-        Self::unavailable(error)
-    }
-}

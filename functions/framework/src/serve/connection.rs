@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, Version};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -21,11 +21,11 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    HEADER_TIMEOUT, LINGER_TIMEOUT, RECEIVING, Unread,
     activity::Activity,
+    body::{RECEIVING, Unread, unread},
     bound::Slot,
     socket::{Socket, is_peer_gone, notice_dead_peers},
-    unread, vet,
+    vet,
 };
 use crate::router::{FUNCTION, Response, problem};
 
@@ -34,6 +34,10 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// HTTP/2 keep-alive: ping interval, and timeout of the response.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send its headers, or the first byte of them.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to discard what a client still sends after an early response.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an HTTP/2 connection without requests is kept; an HTTP/1 connection waits for `HEADER_TIMEOUT`.
 const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum time for a client to read a response.
@@ -247,10 +251,4 @@ async fn forget(stream: &TcpStream) {
             Err(_) => return,
         }
     }
-}
-
-/// Has a connection end with this answer where the protocol ends connections so.
-pub(super) fn ends_connection<B>(response: &mut http::Response<B>) {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response.extensions_mut().insert(Unread);
 }

@@ -116,7 +116,10 @@ async fn the_drain_ends_at_once_when_connections_are_idle() {
     idle.readable().await.unwrap();
     let (silent, begun) = (server.send("").await, server.send("GET /heal").await);
     drop(server.stop.take());
-    timeout(HEADER_TIMEOUT / 2, &mut server.task).await.expect("idle clients hold up the end").unwrap();
+    timeout(connection::HEADER_TIMEOUT / 2, &mut server.task)
+        .await
+        .expect("idle clients hold up the end")
+        .unwrap();
     drop((idle, silent, begun));
 }
 

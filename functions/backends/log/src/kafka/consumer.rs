@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use self::state::{Assignment, Flow, State};
 use super::{
-    REQUEST_TIMEOUT,
     blocking_drop::{BlockingDrop, blocking},
+    client::{self, REQUEST_TIMEOUT},
     error::KafkaFailure,
     message::delivered,
     offsets::{self, Client, list},
@@ -110,7 +110,7 @@ impl KafkaConsumer {
     ) -> Result<T, KafkaFailure> {
         let (client, brokers, topic) = (self.client.clone(), self.brokers.clone(), self.topic.clone());
         blocking(move || {
-            let partitions = super::partitions(client.client(), &brokers, &topic, REQUEST_TIMEOUT)?;
+            let partitions = client::partitions(client.client(), &brokers, &topic, REQUEST_TIMEOUT)?;
             question(&client, &topic, &partitions)
         })
         .await

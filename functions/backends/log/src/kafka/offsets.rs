@@ -10,7 +10,9 @@ use rdkafka::{
 };
 
 use super::{
-    REQUEST_TIMEOUT, TOPIC_RETRY_INTERVAL, blocking_drop::BlockingDrop, error::KafkaFailure,
+    blocking_drop::BlockingDrop,
+    client::{REQUEST_TIMEOUT, TOPIC_RETRY_INTERVAL},
+    error::KafkaFailure,
     rebalance::RebalanceQueue,
 };
 use crate::{PartitionOffsets, Start, Watermarks};

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     blocking_drop::BlockingDrop,
+    client,
     error::KafkaFailure,
     url::{KafkaUrl, Side},
 };
@@ -205,7 +206,7 @@ impl Reports {
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
+        client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

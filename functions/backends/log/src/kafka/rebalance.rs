@@ -15,6 +15,8 @@ use rdkafka::{
 };
 use tokio::sync::Notify;
 
+use super::client;
+
 /// A pending rebalance.
 #[derive(Debug, Clone)]
 pub(super) enum Rebalance {
@@ -103,7 +105,7 @@ impl RebalanceQueue {
 
 impl ClientContext for RebalanceQueue {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
+        client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -17,7 +17,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde_json::json;
 use tokio::{sync::Notify, time::timeout};
 
-use super::Inner;
+use super::file::LogFile;
 use crate::{Consumer, Delivered, LogError, PartitionOffsets, Polled, Positions, Start, Watermarks};
 
 /// Poll interval without a notification, for example after a process died between its commit and the notification.
@@ -31,7 +31,7 @@ type Row = (i64, i32, i64, i64, Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
 
 /// A consumer of a topic.
 pub(super) struct SqliteConsumer {
-    log: Arc<Inner>,
+    log: Arc<LogFile>,
     topic: String,
     group: Option<String>,
     /// Position of the next record to read.
@@ -47,7 +47,7 @@ pub(super) struct SqliteConsumer {
 
 impl SqliteConsumer {
     pub(super) async fn new(
-        log: Arc<Inner>,
+        log: Arc<LogFile>,
         topic: &str,
         group: Option<&str>,
         start: Start,
@@ -161,7 +161,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(log: &Inner, news: &Arc<Notify>) -> Result<Self, LogError> {
+    fn new(log: &LogFile, news: &Arc<Notify>) -> Result<Self, LogError> {
         log.notify_file()?;
         let (news, lost) = (news.clone(), Arc::new(AtomicBool::new(false)));
         let seen = lost.clone();

@@ -369,7 +369,7 @@ async fn a_reader_is_woken_and_an_append_fails_when_files_go_away() {
     let log = SqliteLog::new(folder.join("log.db"));
     let mut consumer = log.consume("t", None, Start::Earliest).await.unwrap();
     for n in 0..3 {
-        std::fs::remove_file(folder.join("log.db-bell")).unwrap();
+        std::fs::remove_file(folder.join("log.db-notify")).unwrap();
         log.append("t", numbered(n..n + 1)).await.unwrap();
         assert_eq!(values(&read(&mut *consumer, 1).await), BTreeSet::from([n]));
     }
