@@ -6,6 +6,7 @@ use std::{
     ffi::{OsStr, OsString},
 };
 
+use fuser::Errno;
 use rand::{RngExt, rngs::StdRng};
 
 /// The unit that a disk writes whole or not at all, bytes.
@@ -19,11 +20,22 @@ pub struct Disk {
     next: u64,
     /// From the moment of the cut on, nothing is read or written.
     pub is_off: bool,
-    /// What fails, and how often still.
-    pub fault: Option<(Operation, u32)>,
+    /// What fails, if anything.
+    pub fault: Option<Fault>,
 }
 
-/// What can be made to fail.
+/// A fault of the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// The operation that fails.
+    pub operation: Operation,
+    /// How many times it will still fail.
+    pub times: u32,
+    /// The error that it fails with.
+    pub error: Errno,
+}
+
+/// The operations that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Open,
@@ -88,15 +100,11 @@ impl Disk {
         }
     }
 
-    /// Whether an operation is to fail now.
-    pub fn fails(&mut self, operation: Operation) -> bool {
-        match &mut self.fault {
-            Some((failing, left)) if *failing == operation && *left > 0 => {
-                *left -= 1;
-                true
-            }
-            _ => false,
-        }
+    /// Whether an operation fails now, and with which error.
+    pub fn failure_of(&mut self, operation: Operation) -> Option<Errno> {
+        let fault = self.fault.as_mut().filter(|fault| fault.operation == operation && fault.times > 0)?;
+        fault.times -= 1;
+        Some(fault.error)
     }
 
     pub fn add(&mut self, parent: u64, name: &OsStr, node: Node) -> Option<u64> {

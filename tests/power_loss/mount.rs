@@ -108,7 +108,7 @@ impl Files {
     /// The same where an operation may be made to fail.
     fn disk_for(&self, operation: Operation) -> Result<MutexGuard<'_, Disk>, Errno> {
         let mut disk = self.disk()?;
-        if disk.fails(operation) { Err(Errno::EIO) } else { Ok(disk) }
+        disk.failure_of(operation).map_or(Ok(disk), Err)
     }
 
     fn attributes(&self, number: u64) -> Result<FileAttr, Errno> {
@@ -287,11 +287,11 @@ impl Filesystem for Files {
 
     fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let synced = self.disk().and_then(|mut disk| {
-            let fails = disk.fails(Operation::Sync);
+            let failure = disk.failure_of(Operation::Sync);
             let file = disk.file(number.0).ok_or(Errno::ENOENT)?;
-            if fails {
+            if let Some(error) = failure {
                 file.fail_to_sync();
-                return Err(Errno::EIO);
+                return Err(error);
             }
             file.sync();
             Ok(())
