@@ -1,5 +1,8 @@
 //! Requests, replicas and their number, against replicas that run in this process.
 
+/// Random schedules of waiting requests.
+mod schedules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
