@@ -210,12 +210,14 @@ struct AcceptFailures {
 }
 
 impl AcceptFailures {
-    fn tell(&mut self, error: &io::Error) {
+    /// Returns whether it was logged.
+    fn tell(&mut self, error: &io::Error) -> bool {
         let quiet = self.last.is_none_or(|last| last.elapsed() > ACCEPT_QUIET);
         self.last = Some(Instant::now());
         if quiet {
             tracing::error!(%error, "could not accept a connection; this is said once until it works again");
         }
+        quiet
     }
 }
 

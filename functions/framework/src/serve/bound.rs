@@ -133,6 +133,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_that_still_comes_goes_before_one_that_is_worked_for() {
+        let connections = Connections::new(2);
+        let (working, receiving) = (connections.admit(), connections.admit());
+        let _requests = (working.activity.request(), receiving.activity.request());
+        let body = receiving.activity.receiving();
+        let third = connections.admit();
+        let _third_request = third.activity.request();
+        assert!(receiving.activity.is_evicted() && !working.activity.is_evicted());
+        drop(body);
+        // All are worked for: the next client waits, and nobody goes.
+        let fourth = connections.admit();
+        assert!(![&working, &third, &fourth].iter().any(|slot| slot.activity.is_evicted()));
+    }
+
+    #[tokio::test]
     async fn there_is_room_again_once_one_has_ended() {
         let connections = Connections::new(1);
         let (first, second) = (connections.admit(), connections.admit());

@@ -210,6 +210,7 @@ async fn drive<C: GracefulConnection>(
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Overdue {
     /// Nothing is.
     No,
@@ -250,5 +251,78 @@ async fn forget(stream: &TcpStream) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::{
+        Overdue::{Cut, Leave, No},
+        *,
+    };
+
+    const ONE_MORE: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_under_way_has_a_deadline_in_every_state() {
+        let (one, two) = (Version::HTTP_11, Version::HTTP_2);
+        for (version, was_asked, stopping, deadline, then) in [
+            (one, true, false, WRITE_TIMEOUT, Cut),
+            (two, false, false, HEADER_TIMEOUT, Cut),
+            (two, true, false, H2_IDLE_TIMEOUT, Leave),
+            (one, false, true, DRAIN_IDLE_TIMEOUT, Cut),
+            (one, true, true, DRAIN_IDLE_TIMEOUT, Cut),
+            (two, false, true, DRAIN_IDLE_TIMEOUT, Cut),
+            (two, true, true, DRAIN_IDLE_TIMEOUT, Cut),
+        ] {
+            let case = format!("{version:?}, asked before: {was_asked}, stopping: {stopping}");
+            let activity = Activity::new();
+            if was_asked {
+                drop(activity.request());
+            }
+            advance(deadline).await;
+            assert_eq!(overdue(version, &activity, stopping), No, "{case}");
+            advance(ONE_MORE).await;
+            assert_eq!(overdue(version, &activity, stopping), then, "{case}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_read_slowly_goes_on_and_pings_keep_no_connection() {
+        let (reading, pinging) = (Activity::new(), Activity::new());
+        drop((reading.request(), pinging.request()));
+        for _ in 0..3 {
+            advance(WRITE_TIMEOUT).await;
+            reading.moved();
+            pinging.moved();
+            assert_eq!(overdue(Version::HTTP_11, &reading, false), No);
+        }
+        assert_eq!(overdue(Version::HTTP_2, &pinging, false), Leave);
+        // While the server stops, such a client has this long and no longer.
+        assert_eq!(overdue(Version::HTTP_11, &reading, true), Cut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_worked_for_however_long_unless_its_body_stalls_a_shutdown() {
+        let activity = Activity::new();
+        let _request = activity.request();
+        advance(Duration::from_secs(3_600)).await;
+        assert_eq!(overdue(Version::HTTP_11, &activity, true), No);
+        let _receiving = activity.receiving();
+        activity.moved();
+        advance(DRAIN_BODY_TIMEOUT).await;
+        assert_eq!(overdue(Version::HTTP_11, &activity, true), No);
+        advance(ONE_MORE).await;
+        assert_eq!(overdue(Version::HTTP_11, &activity, false), No);
+        assert_eq!(overdue(Version::HTTP_11, &activity, true), Cut);
+        // Its answer was sent before its body had come: it is cut, although bytes still trickle.
+        activity.cut_after(LINGER_TIMEOUT);
+        advance(LINGER_TIMEOUT - ONE_MORE).await;
+        assert_eq!(overdue(Version::HTTP_11, &activity, false), No);
+        advance(ONE_MORE).await;
+        activity.moved();
+        assert_eq!(overdue(Version::HTTP_11, &activity, false), Cut);
     }
 }

@@ -169,3 +169,21 @@ fn problem(status: StatusCode, mark: Option<&HeaderValue>) -> Vec<u8> {
     answer.extend(body);
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_is_told_to_look_after_silent_peers() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        notice_dead_peers(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let found_out = socket.tcp_keepalive_time().unwrap()
+            + socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert!(found_out <= Duration::from_secs(15), "{found_out:?}");
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(15)));
+    }
+}

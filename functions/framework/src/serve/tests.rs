@@ -11,6 +11,8 @@ use tokio::{
 use super::*;
 use crate::router::{FUNCTION, empty};
 
+/// The beginning of HTTP/2, after which its client says nothing more.
+const SILENT_SETTINGS: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
 /// Longer than anything here may take.
 const LONG: Duration = Duration::from_secs(30);
 
@@ -115,12 +117,54 @@ async fn the_drain_ends_at_once_when_connections_are_idle() {
     let idle = server.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
     idle.readable().await.unwrap();
     let (silent, begun) = (server.send("").await, server.send("GET /heal").await);
+    // It answers neither the farewell nor a ping.
+    let http2 = server.send(SILENT_SETTINGS).await;
+    http2.readable().await.unwrap();
     drop(server.stop.take());
-    timeout(connection::HEADER_TIMEOUT / 2, &mut server.task)
+    timeout(connection::HEADER_TIMEOUT / 2, &mut server.task).await.expect("idle clients hold up the end").unwrap();
+    drop((idle, silent, begun, http2));
+}
+
+/// Sends a request, and resets the connection once its handler has begun.
+async fn send_and_reset(server: &Server) {
+    let begun = server.begun.load(Ordering::SeqCst);
+    let client = server.send(&get("/wait")).await;
+    eventually(|| server.begun.load(Ordering::SeqCst) == begun + 1).await;
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn the_drain_waits_for_handlers_whose_connections_are_gone() {
+    let mut server = Server::start(None).await;
+    send_and_reset(&server).await;
+    drop(server.stop.take());
+    // Longer than it takes to find out that the client is gone, and less than the drain then waits.
+    let ended = timeout(ABANDONED_TIMEOUT / 2, &mut server.task).await;
+    assert!(ended.is_err(), "the server ended before its handler");
+    server.gate.add_permits(1);
+    timeout(LONG, &mut server.task).await.unwrap().unwrap();
+    assert_eq!(server.ended.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_drain_does_not_wait_for_ever_for_clients_that_are_gone() {
+    let mut server = Server::start(None).await;
+    send_and_reset(&server).await;
+    drop(server.stop.take());
+    timeout(DRAIN_TIMEOUT / 2, &mut server.task)
         .await
-        .expect("idle clients hold up the end")
+        .expect("a client that is gone holds up the end")
         .unwrap();
-    drop((idle, silent, begun));
+    assert_eq!(server.ended.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_failure_to_accept_is_logged_once_until_it_works_again() {
+    let (mut failures, error) = (AcceptFailures::default(), io::Error::other("no descriptors"));
+    let logged: Vec<_> = (0..3).map(|_| failures.tell(&error)).collect();
+    assert_eq!(logged, [true, false, false]);
+    failures.last = Instant::now().checked_sub(ACCEPT_QUIET + ACCEPT_BACKOFF);
+    assert!(failures.last.is_some() && failures.tell(&error));
 }
 
 #[tokio::test]
@@ -209,14 +253,15 @@ async fn events_need_the_secret_where_there_is_one_and_probes_do_not() {
 #[tokio::test]
 async fn silent_beginnings_of_either_protocol_are_closed() {
     let server = Server::start(None).await;
-    let silent_settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
     let mut streams = Vec::new();
-    for beginning in ["", "P", "PRI * HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", silent_settings, "GET / HT"] {
+    for beginning in ["", "P", "PRI * HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", SILENT_SETTINGS, "GET / HT"] {
         streams.push((beginning, server.send(beginning).await));
     }
+    // Before any other deadline closes them.
+    let deadline = tokio::time::Instant::now() + connection::HEADER_TIMEOUT * 2;
     for (beginning, mut stream) in streams {
         let mut rest = Vec::new();
-        let end = timeout(LONG, stream.read_to_end(&mut rest)).await;
-        assert!(end.is_ok(), "{beginning:?} is never closed");
+        let end = tokio::time::timeout_at(deadline, stream.read_to_end(&mut rest)).await;
+        assert!(end.is_ok(), "{beginning:?} is not closed in time");
     }
 }

@@ -41,6 +41,8 @@ struct Seen {
     requests: AtomicUsize,
     /// Number of requests that were completed.
     done: AtomicUsize,
+    /// Headers of the last request.
+    headers: Mutex<http::HeaderMap>,
     /// Replicas that respond no longer.
     hung: Mutex<BTreeSet<u32>>,
     /// Number of starts that will fail, and that will panic.
@@ -71,6 +73,9 @@ impl Launcher for Fakes {
         let server = tokio::spawn(serve_with(
             listener,
             move |_, request: Request<hyper::body::Incoming>| {
+                if request.uri().path() != "/healthz" {
+                    *seen.headers.lock().unwrap() = request.headers().clone();
+                }
                 answer(seen.clone(), number, request.uri().path().to_owned())
             },
             async move { ended.cancelled().await },
@@ -440,4 +445,33 @@ async fn a_crash_loop_is_told_once_with_its_reason_and_ends() {
     assert!(told[1].contains("crash loop"), "{told:?}");
     let status = &serving.status()[0];
     assert_eq!((status.crashes, status.crash_loop), (6, false));
+}
+
+#[tokio::test]
+async fn what_connection_names_is_taken_off_before_the_gateway_adds_its_own() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let fakes = Fakes::default();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[])], fakes.clone()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let client = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = "GET /function/f/x HTTP/1.1\r\nHost: a\r\nX-Mine: b\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: \
+            close, X-Mine, Forwarded, X-Forwarded-For, X-Forwarded-Proto\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        stop.cancel();
+        answer
+    };
+    let status = |_| async { http::Response::default() };
+    let ((), answer) = tokio::join!(serving.gateway(listener, Vec::new(), status, stop.cancelled()), client);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let headers = fakes.seen.headers.lock().unwrap().clone();
+    let shown = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(shown("forwarded"), Some("for=127.0.0.1;host=\"a\";proto=http"), "{headers:?}");
+    assert_eq!((shown("x-forwarded-for"), shown("x-forwarded-proto")), (Some("127.0.0.1"), Some("http")));
+    assert_eq!(shown("x-mine"), None);
 }
