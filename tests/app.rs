@@ -1,4 +1,4 @@
-//! The harness: one runtime in one temporary folder, on a port of its own; it is killed when the test ends.
+//! The test harness: one runtime in a temporary folder, on its own port. It is killed when the test ends.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -20,17 +20,17 @@ use crate::stores::Stores;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lambda-architecture");
-/// How long `eventually` waits; far more than is needed, since machines are noisy.
+/// Timeout of `eventually`: far more than is needed, since machines are noisy.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
-/// What a system is started with besides its manifests.
+/// Options of a system in addition to its manifests.
 #[derive(Default)]
 pub struct Options {
     /// Environment variables of the runtime.
     pub variables: Vec<(&'static str, String)>,
-    /// Most open files of each process.
+    /// Maximum number of open files per process.
     pub open_files: Option<u32>,
-    /// The folder in which the data folder is created, instead of the system's own.
+    /// The parent of the data folder, instead of the default temporary folder.
     pub parent: Option<PathBuf>,
 }
 
@@ -46,10 +46,10 @@ pub struct App {
 }
 
 impl App {
-    /// Starts the system on nothing.
+    /// Starts the system with empty stores.
     pub async fn start() -> Self {
         match Stores::new() {
-            // As people do, with what is found in the project's folder.
+            // As users run it: with the manifests in the project's folder.
             Stores::Embedded => {
                 Self::run(Stores::Embedded, tempfile::tempdir().unwrap(), Options::default(), Vec::new())
             }
@@ -57,12 +57,12 @@ impl App {
         }
     }
 
-    /// Starts the system somewhere, with `change` done to each of its manifests, which are given by path and text.
+    /// Starts the system on `stores`. `change` gets the path and the text of each manifest and returns the text to use.
     pub async fn start_with(stores: Stores, change: impl Fn(&str, String) -> String) -> Self {
         Self::start_as(stores, Options::default(), change).await
     }
 
-    /// Starts the system with options; `change` as in `start_with`.
+    /// Like `start_with`, with options.
     pub async fn start_as(stores: Stores, options: Options, change: impl Fn(&str, String) -> String) -> Self {
         let parent = options.parent.clone().unwrap_or_else(std::env::temp_dir);
         let data = tempfile::tempdir_in(parent).unwrap();
@@ -85,7 +85,7 @@ impl App {
         self.restart();
     }
 
-    /// Starts the runtime again, which has ended.
+    /// Starts the runtime again after it has exited.
     pub fn restart(&mut self) {
         (self.runtime, self.address) = spawn(&self.stores, self.data.path(), &self.options, &self.args);
         self.client = Client::new(self.address);
@@ -96,13 +96,13 @@ impl App {
         self.runtime.id()
     }
 
-    /// Sends SIGTERM and waits for the end; answers the exit code.
+    /// Sends SIGTERM and waits until the process exits. Returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         signal(self.pid(), Signal::TERM);
         self.runtime.wait().unwrap().code()
     }
 
-    /// Waits for an end that nobody asked for; answers the exit code, or none when it still runs after `limit`.
+    /// Waits until the process exits by itself. Returns the exit code, or `None` if it is still running after `limit`.
     pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
         let begun = Instant::now();
         while begun.elapsed() < limit {
@@ -125,8 +125,8 @@ impl App {
         self.client.send(request).await
     }
 
-    /// Asks a readiness route until it is 200. Until then it is a 503 with a reason: the function still connects, or an
-    /// event source has not created the topic yet.
+    /// Polls a readiness route until the status is 200, and returns the body. Until then the status is 503 with a
+    /// reason: the function is still connecting, or an event source has not created the topic yet.
     pub async fn probe_until_ready(&mut self, path: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -148,7 +148,7 @@ impl App {
         self.client.post_json(path, body).await.unwrap()
     }
 
-    /// Posts a user as people do, and expects it to be acknowledged.
+    /// Posts a user and expects it to be acknowledged.
     pub async fn post_user(&mut self, id: Uuid, name: &str) {
         let answer = self.post("/ingress/user", json!({ "id": id, "name": name }).to_string()).await;
         assert_eq!(answer.status(), StatusCode::CREATED, "{:?}", answer.body());
@@ -156,7 +156,7 @@ impl App {
         assert_eq!(echoed, json!({ "id": id, "name": name }));
     }
 
-    /// `GET path`, which must answer 200 with JSON.
+    /// `GET path`, which must return 200 with JSON.
     pub async fn get(&mut self, path: &str) -> Value {
         let answer = self.client.get(path).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{path}: {:?}", answer.body());
@@ -168,7 +168,7 @@ impl App {
         self.get("/service-analytics/analytics").await
     }
 
-    /// Posts a user until it is acknowledged; answers how often that was refused.
+    /// Posts a user until it is acknowledged. Returns the number of failed attempts.
     pub async fn post_user_until_taken(&mut self, id: Uuid, name: &str) -> u32 {
         let (deadline, mut refused) = (Instant::now() + DEADLINE, 0);
         let user = json!({ "id": id, "name": name }).to_string();
@@ -190,13 +190,13 @@ impl App {
         serde_json::from_slice(&list.stdout).unwrap()
     }
 
-    /// The newest number of users that analytics knows.
+    /// The newest user count in analytics.
     pub async fn user_count(&mut self) -> u64 {
         let analytics = self.get("/service-analytics/analytics?limit=1").await;
         analytics["userCount"][0]["userCount"].as_u64().unwrap_or(0)
     }
 
-    /// Runs the batch layer as its PingSource does; answers its summary.
+    /// Runs the batch layer as its PingSource does. Returns its summary.
     pub async fn tick(&mut self, query: &str) -> Value {
         let event = Request::post(format!("/function/batch/{query}"))
             .header("ce-specversion", "1.0")
@@ -211,7 +211,7 @@ impl App {
         serde_json::from_slice(answer.body()).unwrap()
     }
 
-    /// What `/status` says of a function.
+    /// The entry of a function in `/status`.
     pub async fn function(&mut self, name: &str) -> Value {
         let status = self.get("/status").await;
         let functions = status["functions"].as_array().unwrap().clone();
@@ -226,7 +226,7 @@ impl App {
         replicas.filter_map(|r| r["pid"].as_u64()).map(|pid| u32::try_from(pid).unwrap()).collect()
     }
 
-    /// Each function that runs, with the process id of a replica.
+    /// The function name and process id of each running replica.
     pub async fn functions_with_pids(&mut self) -> Vec<(String, u32)> {
         let status = self.get("/status").await;
         let functions = status["functions"].as_array().unwrap().iter();
@@ -237,12 +237,12 @@ impl App {
         replicas.filter_map(|(name, pid)| Some((name, u32::try_from(pid?).unwrap()))).collect()
     }
 
-    /// Waits until all that was ingested is processed by both layers, tick included.
+    /// Waits until both layers have processed everything that was ingested. Ends with a tick of the batch layer.
     pub async fn settle(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let arrows = self.get("/status").await["arrows"].take();
-            // A lag that cannot be told yet may be anything.
+            // An unknown lag does not count as zero.
             if arrows.as_array().unwrap().iter().all(|arrow| arrow["lag"] == 0) {
                 break;
             }
@@ -252,7 +252,7 @@ impl App {
         self.tick("").await;
     }
 
-    /// Waits until the condition holds, and fails when it never does.
+    /// Waits until the condition holds. Fails after `DEADLINE`.
     pub async fn eventually(&mut self, what: &str, mut condition: impl AsyncFnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !condition(self).await {
@@ -269,20 +269,20 @@ impl Drop for App {
     }
 }
 
-/// Whether a process of that id still runs.
+/// Whether the process is still running.
 pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // A process that ended and was not waited for yet is a zombie.
+    // A process that has exited but has not been waited for is a zombie.
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
-/// Sends a signal; a process that ended in the meantime is fine.
+/// Sends a signal. Ignores a process that has exited.
 pub fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let _ = kill_process(pid, signal);
 }
 
-/// The program on a folder and an address, from the project's root.
+/// The command that runs the program on a data folder and a listen address, from the project's root.
 pub fn program(stores: &Stores, data: &Path, listen: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--listen").arg(listen).arg("--data").arg(data);
@@ -290,7 +290,7 @@ pub fn program(stores: &Stores, data: &Path, listen: &str) -> Command {
     command
 }
 
-/// The same command in a shell that limits the number of open files; the shell becomes the command.
+/// Wraps the command in a shell that limits the number of open files and then replaces itself with the command.
 fn limited(command: Command, files: u32) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]);
@@ -305,7 +305,7 @@ fn limited(command: Command, files: u32) -> Command {
     shell
 }
 
-/// Starts the runtime and reads from its first lines where it listens.
+/// Starts the runtime and reads its listen address from its first lines of output.
 fn spawn(stores: &Stores, data: &Path, options: &Options, args: &[String]) -> (Child, SocketAddr) {
     let mut command = program(stores, data, "127.0.0.1:0");
     if let Some(files) = options.open_files {
@@ -323,7 +323,7 @@ fn spawn(stores: &Stores, data: &Path, options: &Options, args: &[String]) -> (C
     while lines.read_line(&mut line).unwrap() > 0 {
         if let Some((_, address)) = line.trim().rsplit_once("http://") {
             let address = address.trim_end_matches('/').parse().unwrap();
-            // The rest must be read, or the runtime would wait on a full pipe.
+            // The rest must be read, or the runtime would block on a full pipe.
             std::thread::spawn(move || std::io::copy(&mut lines.by_ref(), &mut std::io::sink()));
             return (runtime, address);
         }

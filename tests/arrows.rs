@@ -1,10 +1,10 @@
-//! Who may depend on whom: a function's `Cargo.toml` is its diagram.
+//! Checks which packages may depend on which: a function's `Cargo.toml` documents its data flow.
 
 use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
-/// All packages of this workspace, and all of them that each may name.
+/// All packages of this workspace, each with the workspace packages that it depends on.
 const ARROWS: [(&str, &[&str]); 18] = [
     ("domain", &[]),
     ("event", &[]),
@@ -40,7 +40,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ),
 ];
 
-/// Crates that bring a server, a database or an exporter with them, and the packages that may name each.
+/// Crates that bring a server, a database or an exporter with them, each with the packages that depend on it.
 const HEAVY: [(&str, &[&str]); 9] = [
     ("hyper", &["framework", "lambda-architecture", "serving"]),
     ("opentelemetry-otlp", &["framework"]),
@@ -68,7 +68,7 @@ const HEAVY: [(&str, &[&str]); 9] = [
     ),
 ];
 
-/// The dependencies of each package, those of its tests left out.
+/// The normal dependencies of each package, without those of its tests.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])

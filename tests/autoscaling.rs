@@ -1,4 +1,4 @@
-//! From zero to many replicas and back to zero, by the manifests' annotations.
+//! Scaling from zero to many replicas and back to zero, as the manifests' annotations configure it.
 
 use uuid::Uuid;
 
@@ -6,7 +6,7 @@ use crate::{app::App, stores::Stores};
 
 #[tokio::test]
 async fn nothing_runs_until_something_calls_and_nothing_afterwards() {
-    // The project's own manifests, with a shorter window than a minute.
+    // The project's manifests, with a window shorter than a minute.
     let mut app = App::start_with(Stores::new(), |path, manifest| {
         let anchor = "autoscaling.knative.dev/min-scale: \"0\"";
         assert_eq!(manifest.contains(anchor), path.starts_with("functions/"), "{manifest}");

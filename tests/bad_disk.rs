@@ -1,4 +1,4 @@
-//! Disks that fail to write or to sync under a running function, which works again once they do.
+//! Disks that fail to write or to sync while a function runs. The function must recover when the disk does.
 
 use std::{
     fs,
@@ -17,13 +17,13 @@ use crate::{
     wire,
 };
 
-/// How soon a function takes events again after the disk does.
+/// Maximum time until a function accepts events again after the disk has recovered.
 const GO_ON: Duration = Duration::from_secs(15);
-/// How a disk fails, and the letter that says so to the library below.
+/// Disk faults, each with the letter that selects it in the library below.
 const FAULTS: [(&str, &str); 3] =
     [("a failing sync", "s"), ("a failing write", "w"), ("a disk without room", "f")];
 
-/// A library that is loaded before libc and fails in its place while a file exists.
+/// A library that is preloaded before libc. Its calls fail while the flag file exists.
 struct FailingDisk {
     library: PathBuf,
     flag: PathBuf,
@@ -58,8 +58,8 @@ impl FailingDisk {
     }
 }
 
-/// Sends new events to a function while its disk fails, each several times, then until they are taken; answers how many
-/// there were in all.
+/// Sends new events while the function's disk fails, each several times, and repeats them afterwards until they are
+/// accepted. Returns the total number of events.
 async fn outlast(function: &Function, disk: &FailingDisk, (what, how): (&str, &str)) -> usize {
     let mut ids = vec![Uuid::new_v4()];
     send_within(function, ids[0], GO_ON).await;
@@ -67,7 +67,7 @@ async fn outlast(function: &Function, disk: &FailingDisk, (what, how): (&str, &s
     for _ in 0..4 {
         let id = Uuid::new_v4();
         ids.push(id);
-        // Nothing that the disk may not have is acknowledged, and no repetition of it either.
+        // An event that may not be on the disk must not be acknowledged, and neither may any repetition of it.
         for time in 0..4 {
             let answer = wire::ask(function.address, &event(id)).await.unwrap();
             assert_eq!(answer.status, 503, "{what}, time {time}: {answer:?}");
@@ -91,7 +91,7 @@ async fn a_store_and_a_count_outlast_a_failing_disk() {
             ["store", "count"].map(|name| Function::start(name, folder.path(), &disk.variables()));
         let stored = outlast(&store, &disk, fault).await;
         let counted = outlast(&count, &disk, fault).await;
-        // They are killed, so that only what is in the files is left.
+        // Kills both, so that only the data in the files remains.
         drop((store, count));
         let [batch, count] = ["batch", "count"].map(|name| Function::start(name, folder.path(), &[]));
         ask_until_ready(batch.address, "/readyz").await;

@@ -1,5 +1,5 @@
-//! Requests that are wrong in every way, each with the status that the contract promises; nothing of them is kept,
-//! and nobody else is kept waiting.
+//! Invalid requests of every kind, each with the status that the contract promises. They must store nothing and must
+//! not delay other clients.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ const BINARY: &[(&str, &str)] = &[
     ("content-type", "application/json"),
 ];
 
-/// A request and the status that it gets.
+/// A request and its expected status.
 struct Case {
     method: &'static str,
     path: String,
@@ -48,7 +48,7 @@ fn case(
     Case { method, path: path.to_owned(), headers, body: body.as_ref().to_vec(), status }
 }
 
-/// Bodies that are no user, whatever carries them.
+/// Bodies that are not a valid user, for every route that accepts users.
 fn no_users() -> Vec<Vec<u8>> {
     let quoted = |name: &str| format!(r#"{{"id":"{ID}","name":"{name}"}}"#).into_bytes();
     let mut bodies: Vec<Vec<u8>> = [
@@ -152,7 +152,7 @@ fn cases() -> Vec<Case> {
     cases.push(case("POST", "/ingress/user", JSON, &too_large, 413));
     cases.push(case("POST", "/ingress/", BINARY, &too_large, 413));
     cases.push(case("POST", "/ingress/", STRUCTURED, &too_large, 413));
-    // Answered while they still come, by the function or by the gateway: the answer must arrive all the same.
+    // The function or the gateway responds before it has read these bodies. The client must still receive the response.
     for _ in 0..10 {
         cases.push(case("POST", "/ingress/", BATCHED, " ".repeat(1024 * 1024 + 1), 413));
         cases.push(case("POST", "/ingress/", BATCHED, " ".repeat(3 * 1024 * 1024), 413));
@@ -260,7 +260,7 @@ async fn every_bad_request_gets_its_status_and_changes_nothing() {
     assert_eq!(app.get("/status").await["deadLetters"], 0);
 }
 
-/// Bytes that are no HTTP request, and the beginning of what may be answered; an end without an answer is fine too.
+/// Bytes that are not an HTTP request. The server may respond with a 4xx or close the connection without a response.
 const NO_HTTP: [&[u8]; 14] = [
     b"\r\n\r\n\r\n\r\n",
     b"\0\0\0\0\0\0\0\0",
@@ -292,7 +292,7 @@ async fn bytes_that_are_no_http_get_a_400_or_an_end() {
     for request in requests {
         let what = String::from_utf8_lossy(&request[..request.len().min(80)]).into_owned();
         let mut stream = TcpStream::connect(app.address).await.unwrap();
-        // It may hang up before it has read everything.
+        // The server may close the connection before it has read everything.
         let _ = stream.write_all(&request).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
@@ -326,7 +326,7 @@ async fn stalled_clients_keep_nobody_out() {
         app.post_user(Uuid::new_v4(), &format!("user{n}")).await;
     }
     assert!(started.elapsed() < Duration::from_secs(8), "others had to wait for stalled clients");
-    // Those that never go on are sent away, with a word where a request had begun.
+    // The server closes stalled connections, with a 408 if a request had started.
     for mut stream in stalled {
         let mut answer = Vec::new();
         let end = timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
@@ -350,13 +350,13 @@ async fn half_closed_and_broken_connections_are_answered_or_forgotten() {
         "POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    // A client that sends all and then closes its half still may read the answer.
+    // A client that sends a complete request receives the response.
     let mut stream = TcpStream::connect(app.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 201");
-    // One that breaks off in its body has said nothing.
+    // A client that disconnects before the end of its request stores no user.
     for cut in [10, 60, request.len() - 1] {
         let mut stream = TcpStream::connect(app.address).await.unwrap();
         stream.write_all(&request.as_bytes()[..cut]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Everything is killed at random under load; what is left must agree exactly.
+//! Kills functions and the runtime at random under load. Afterwards all stores must agree exactly.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,9 +12,9 @@ use crate::{
     walkthrough::counts,
 };
 
-/// Users of one run, each sent one to three times.
+/// Number of users per run, each sent one to three times.
 const USERS: usize = 5_000;
-/// How often the whole runtime is killed.
+/// Number of times that the whole runtime is killed.
 const RUNTIME_KILLS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +57,7 @@ async fn kill_a_function(app: &mut App, random: &mut StdRng) {
     }
 }
 
-/// Waits until all is processed; then analytics, the master dataset and the views must say the same.
+/// Waits until everything is processed. Then analytics, the master dataset and the views must agree.
 pub async fn agree(app: &mut App, acknowledged: &BTreeSet<Uuid>, seed: u64) {
     let all = acknowledged.len() as u64;
     app.settle().await;

@@ -1,4 +1,5 @@
-//! CloudEvents' SDK for Python, in a process of its own, sends all three modes and reads what functions are sent.
+//! Interoperability with the CloudEvents SDK for Python, which runs in a separate process. It sends events in all three
+//! modes and reads the events that functions receive.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,8 @@ use crate::{
     not_run::{Lacks, not_run},
 };
 
-/// A virtual environment with the SDK under `target/`, or why there is none. Made once, whoever runs at the same time.
+/// Returns the Python of a virtual environment with the SDK under `target/`, or the reason why it is not available. A
+/// lock makes concurrent test processes create the environment only once.
 fn python() -> Result<PathBuf, String> {
     let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cloudevents.lock");
     let lock = File::create(lock).map_err(|e| e.to_string())?;
@@ -46,7 +48,7 @@ fn python() -> Result<PathBuf, String> {
     has_sdk().then_some(python.clone()).ok_or_else(|| "the SDK cannot be imported".to_owned())
 }
 
-/// Runs the script with what it is to read; answers its last line.
+/// Runs the script on `input`. Returns the last line of its output as JSON.
 fn run(python: &Path, what: &str, input: &str) -> Value {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py");
     let ran = Command::new(python).args([script, what, input]).output().unwrap();

@@ -1,4 +1,4 @@
-//! What clients, proxies and attackers send that no HTTP library would; nobody else is kept waiting.
+//! Requests of clients, proxies and attackers that no HTTP library would send. They must not delay other clients.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,7 @@ use crate::{
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const BATCHED: (&str, &str) = ("Content-Type", "application/cloudevents-batch+json");
-/// How long one request may hold up another.
+/// Maximum time that one request may delay another.
 const PROMPT: Duration = Duration::from_secs(5);
 
 fn user(id: Uuid) -> String {
@@ -42,7 +42,7 @@ async fn a_half_closed_client_gets_its_answer() {
     let mut app = App::start().await;
     for n in 1..=5 {
         let id = Uuid::new_v4();
-        // Kept open otherwise: the end of the stream is no wish to close.
+        // With `keep-alive` as well: a half-close is not a request to close the connection.
         for connection in ["close", "keep-alive"] {
             let headers = [JSON, ("Connection", connection)];
             let sent = request("POST", "/ingress/user", &headers, user(id).as_bytes());
@@ -119,7 +119,7 @@ async fn a_name_is_the_same_with_a_dot_in_capitals_and_in_absolute_form() {
         let answer = get(app.address, "/user/count", &[("Host", host)]).await;
         assert_eq!((answer.status, answer.json()), (200, json!({ "userCount": 0 })), "{host}");
     }
-    // The target's own host counts, whatever the header says.
+    // The host in the request target takes precedence over the header.
     for host in ["localhost", "store.default.localhost", "elsewhere"] {
         let target = "http://count.default.localhost/user/count";
         let answer = get(app.address, target, &[("Host", host)]).await;
@@ -184,7 +184,7 @@ async fn methods_and_paths_are_as_http_says() {
         ("/status", "GET"),
     ] {
         let answer = ask(app.address, &request("OPTIONS", path, &[], b"")).await.unwrap();
-        // The gateway's own pages need not know OPTIONS, but say what they take.
+        // The gateway's own pages need not support OPTIONS, but must name the methods that they accept.
         let known = [200, 204].contains(&answer.status) || (path == "/status" && answer.status == 405);
         assert!(known, "{path}: {answer:?}");
         let allow = answer.header("allow").unwrap_or_default();
@@ -192,7 +192,7 @@ async fn methods_and_paths_are_as_http_says() {
     }
 }
 
-/// The path of the link to older points.
+/// The target of the link to older points, as a path.
 fn older(answer: &Answer) -> Option<String> {
     let link = answer.header("link")?;
     let target = link.strip_prefix('<')?.split_once('>')?.0.to_owned();
@@ -329,7 +329,7 @@ fn known_event(data: &str) -> String {
     format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{data}}}"#)
 }
 
-/// This process opens more connections than the one under test may hold.
+/// Raises the limit of open files of this process, which opens more connections than the process under test may hold.
 fn raise_own_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
@@ -358,7 +358,7 @@ async fn silent_connections_keep_nobody_out_and_are_closed() {
     }
     for mut stream in silent {
         let mut answer = Vec::new();
-        // What HTTP/2 says first is read as well; the end is what counts.
+        // The server's HTTP/2 settings may be read first. Only the end of the stream matters.
         let end = timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
         assert!(end.is_ok(), "a silent connection is never closed: {answer:?}");
     }
@@ -381,7 +381,7 @@ async fn headers_that_connection_names_go_no_further() {
         ];
         request("POST", "/ingress/", &headers, user(id).as_bytes())
     };
-    // Without it there is no CloudEvent any more.
+    // Without `ce-specversion` the request is not a CloudEvent.
     let answer = ask(app.address, &event(Uuid::new_v4(), "close, ce-specversion")).await.unwrap();
     assert_eq!(answer.status, 400, "{answer:?}");
     let connection = "close, X-Forwarded-For, Forwarded, X-Forwarded-Proto, ce-hop";

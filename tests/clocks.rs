@@ -1,4 +1,4 @@
-//! The wall clock is set back and forth under the running system, by Debian's `faketime`.
+//! The wall clock is set back and forth while the system runs, by Debian's `faketime`.
 
 use std::{
     fs,
@@ -28,7 +28,8 @@ struct Clock {
 }
 
 impl Clock {
-    /// The real time; `None` where there is no library, which is a failure where it could be installed.
+    /// A clock that shows the real time, or `None` if the library is not installed. With `CI=true` a missing library is
+    /// a failure.
     fn new() -> Option<Self> {
         let library = library();
         if library.is_none() {
@@ -43,11 +44,11 @@ impl Clock {
         self.folder.path().join("clock")
     }
 
-    /// Lets the wall clock differ from the real one by so many seconds; the monotonic clock goes on.
+    /// Sets the wall clock to the real time plus `seconds`. The monotonic clock is not affected.
     fn set(&self, seconds: i64) {
         let new: &Path = &self.folder.path().join("new");
         fs::write(new, format!("{seconds:+}\n")).unwrap();
-        // Never half written for whoever reads it.
+        // Renamed, so that no process reads a half-written file.
         fs::rename(new, self.file()).unwrap();
     }
 
@@ -79,7 +80,7 @@ impl Clock {
     }
 }
 
-/// Waits until the schedule called the batch layer twice more.
+/// Waits until the schedule has called the batch layer two more times.
 async fn until_two_ticks(app: &mut App) {
     let requests = async |app: &mut App| app.function("batch").await["requests"].as_u64().unwrap();
     let before = requests(app).await;

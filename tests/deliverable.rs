@@ -1,4 +1,5 @@
-//! What is acknowledged is counted and stored, or ends in the dead letter; no request and no record stops those behind it.
+//! Every acknowledged event is counted and stored, or becomes a dead letter. A request or record never blocks those
+//! behind it.
 
 use std::collections::BTreeSet;
 
@@ -18,10 +19,10 @@ use crate::{
 const STRUCTURED: (&str, &str) = ("Content-Type", "application/cloudevents+json");
 const BATCHED: (&str, &str) = ("Content-Type", "application/cloudevents-batch+json");
 
-/// An event that may be refused, then with a word for what is wrong with it.
+/// An event that ingest either acknowledges or refuses with a reason.
 struct Case {
     what: &'static str,
-    /// One of these stands in the detail of a refusal.
+    /// The detail of a refusal contains one of these words.
     named: &'static [&'static str],
     id: Uuid,
     request: Vec<u8>,
@@ -31,7 +32,7 @@ fn user(id: Uuid) -> Value {
     json!({ "id": id, "name": "deliverable" })
 }
 
-/// A structured event with these members besides those that it needs, which they may replace.
+/// A structured event with the required members and `members`, which may replace required ones.
 fn event(id: Uuid, members: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut event = json!({ "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": user(id) });
     event.as_object_mut().unwrap().extend(members);
@@ -140,7 +141,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Refused with a 400 that names what is wrong; `false` when it was acknowledged.
+/// Returns `false` if the event was acknowledged. A refusal must be a 400 whose detail names what is wrong.
 fn is_refused(case: &Case, answer: Option<Answer>) -> bool {
     let Case { what, named, .. } = case;
     let answer = answer.unwrap_or_else(|| panic!("{what}: no answer"));
@@ -148,7 +149,7 @@ fn is_refused(case: &Case, answer: Option<Answer>) -> bool {
         return false;
     }
     let detail = answer.problem();
-    // Data that is no JSON is a 415, which names the media type itself.
+    // Data that is not JSON gets a 415 whose detail names the media type itself.
     if answer.status == 415 && named == &["datacontenttype"] {
         return true;
     }
@@ -160,7 +161,7 @@ fn is_refused(case: &Case, answer: Option<Answer>) -> bool {
     true
 }
 
-/// The ids of the users in dead letters, whatever the form of the data.
+/// The ids of the users in dead letters, whether the data is JSON or Base64.
 fn in_dead_letters(letters: &[Value]) -> BTreeSet<Uuid> {
     let user = |letter: &Value| match letter["data"]["id"].as_str() {
         Some(id) => Uuid::parse_str(id).ok(),
@@ -194,7 +195,7 @@ async fn every_acknowledged_event_arrives_or_ends_in_the_dead_letter() {
         let arrived = stored.contains(id) && counted.contains(id);
         assert!(arrived || dead.contains(id), "{what}: acknowledged and gone");
     }
-    // Nothing waits in the log to stop the sources once more.
+    // After a restart, nothing in the log may stop the event sources again.
     app.kill_and_restart();
     let again = Uuid::new_v4();
     app.post_user(again, "after a restart").await;
@@ -244,7 +245,7 @@ async fn find(app: &App, id: Uuid) -> Record {
     }
 }
 
-/// Records that no function takes, as foreign producers write them; each value is another.
+/// Invalid records, as other producers write them: no function accepts them. Their values are all different.
 fn foreign_records() -> Vec<(&'static str, Record)> {
     let record = |headers: &[(&str, &[u8])], value: Option<&[u8]>| Record {
         key: None,
@@ -290,13 +291,13 @@ fn foreign_records() -> Vec<(&'static str, Record)> {
     let value = Some(Bytes::from_static(b"30,000 attributes"));
     records.push(("30,000 attributes", Record { key: None, headers, value }));
     for (index, (_, record)) in records.iter_mut().enumerate() {
-        // Another partition for some, with keys that are no text.
+        // Keys that are not text, which put some of the records into other partitions.
         record.key = (index % 3 == 0).then(|| Bytes::from(vec![0xff, index as u8]));
     }
     records
 }
 
-/// The bytes of the record's value that a dead letter holds.
+/// The bytes of the record's value in a dead letter.
 fn raw(letter: &Value) -> Vec<u8> {
     letter["data_base64"].as_str().map(|base64| BASE64_STANDARD.decode(base64).unwrap()).unwrap_or_default()
 }
@@ -310,7 +311,7 @@ async fn foreign_records_end_in_the_dead_letter_and_stop_nobody() {
     let mut users = 1;
     for (_, record) in &records {
         log.append(&topic, vec![record.clone()]).await.unwrap();
-        // A user in the same partition, behind it.
+        // A user behind it in the same partition.
         let user = user(Uuid::new_v4()).to_string();
         let behind = Record { key: record.key.clone(), headers: Vec::new(), value: Some(user.into()) };
         log.append(&topic, vec![behind]).await.unwrap();
@@ -340,7 +341,7 @@ async fn foreign_records_end_in_the_dead_letter_and_stop_nobody() {
         let id = line.split_whitespace().next().unwrap();
         assert!(app.command(&["dead-letters", "show", id]).status.success(), "{line}");
     }
-    // They stay when they are replayed, since nothing can take them; and can be dropped.
+    // A replay fails and keeps them, since no function accepts them. They can be dropped.
     assert!(!app.command(&["dead-letters", "replay", "--all"]).status.success());
     assert_eq!(app.dead_letters().len(), expected);
     assert!(app.command(&["dead-letters", "drop", "--all"]).status.success());
@@ -351,7 +352,7 @@ async fn foreign_records_end_in_the_dead_letter_and_stop_nobody() {
     assert_eq!(app.user_count().await, users + 1);
 }
 
-/// Kafka takes records of a million bytes; with the headers of a dead letter, this one is larger.
+/// Kafka accepts records of up to a million bytes. With the headers of a dead letter, this record is larger.
 #[tokio::test]
 async fn a_dead_letter_that_the_log_finds_too_large_is_cut_and_stops_nobody() {
     let mut app = App::start().await;
@@ -373,10 +374,10 @@ async fn a_dead_letter_that_the_log_finds_too_large_is_cut_and_stops_nobody() {
     }
 }
 
-/// Events and records of one run each.
+/// Number of random events, and of random records, per run.
 const RANDOM: usize = 150;
 
-/// Pieces of which random names and values consist.
+/// Building blocks of random names and values.
 const PIECES: [&str; 22] = [
     "a", "Z", "0", "-", "_", " ", "%", "%0A", "%C3", "\"", "\\", "\t", "\n", "\r\n", "\0", "\u{1b}", "é",
     "日本", "😀", "\u{fdd0}", ":", "=;,",
@@ -387,7 +388,7 @@ fn text(random: &mut StdRng) -> String {
     (0..random.random_range(0..=length)).map(|_| PIECES[random.random_range(0..PIECES.len())]).collect()
 }
 
-/// A structured event with a user of its own, and anything as its other members.
+/// A structured event with a new user and random other members.
 fn random_event(random: &mut StdRng, id: Uuid) -> Value {
     let mut event = json!({ "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": user(id) });
     for _ in 0..random.random_range(0..4) {
@@ -410,7 +411,7 @@ fn random_event(random: &mut StdRng, id: Uuid) -> Value {
     event
 }
 
-/// A record with any headers and any value, which is a user of its own half of the time.
+/// A record with random headers and a random value. Half of the values are new users.
 fn random_record(random: &mut StdRng, id: Uuid) -> Record {
     let known = ["ce_specversion", "ce_id", "ce_source", "ce_type", "content-type", "ce_time", "ce_subject"];
     let values = ["1.0", "1", "/s", "t", "application/json", "application/cloudevents+json"];
@@ -462,7 +463,7 @@ async fn whatever_is_acknowledged_or_appended_is_processed_or_a_dead_letter() {
         appended.insert(id);
         log.append(&topic, vec![random_record(&mut random, id)]).await.unwrap();
     }
-    // The last one, behind all others.
+    // One more user, behind all others.
     let last = Uuid::new_v4();
     app.post_user(last, "behind them").await;
     acknowledged.insert(last);

@@ -1,4 +1,4 @@
-//! Stores that fail, vanish or fall silent under the running system, and work again without a restart.
+//! Stores that fail, disappear or stop responding while the system runs. The system must recover without a restart.
 
 use std::{
     fs,
@@ -21,10 +21,10 @@ use crate::{
     wire,
 };
 
-/// How soon others go on whatever a process left behind in a store.
+/// Maximum time until other processes make progress, whatever a failed process has left in a store.
 const GO_ON: Duration = Duration::from_secs(15);
 
-/// A small file system in memory; unmounted when the test ends.
+/// A small file system in memory, unmounted when the test ends.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -37,7 +37,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily, since a child may take a moment to end.
+        // Lazily, since a child process may take a moment to exit.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
@@ -53,7 +53,7 @@ async fn a_full_disk_refuses_users_and_takes_them_again_once_there_is_room() {
     app.post_user(users[0], "full").await;
     app.settle().await;
 
-    // Nothing is left: whoever writes gets ENOSPC.
+    // The disk is full now: every write fails with ENOSPC.
     let filler = disk.0.join("filler");
     assert!(fs::write(&filler, vec![0; 32 * 1024 * 1024]).is_err());
     let (deadline, mut refused) = (Instant::now() + DEADLINE, 0);
@@ -69,7 +69,7 @@ async fn a_full_disk_refuses_users_and_takes_them_again_once_there_is_room() {
         }
     }
     fs::remove_file(filler).unwrap();
-    // The same processes take them, those that were refused as well.
+    // The same processes accept all users now, including those that were refused.
     for id in &users {
         app.post_user_until_taken(*id, "full").await;
     }
@@ -81,7 +81,7 @@ async fn a_full_disk_refuses_users_and_takes_them_again_once_there_is_room() {
     drop(app);
 }
 
-/// A way to take a file from under a process.
+/// A function that takes a file away while a process has it open.
 type Damage = fn(&Path);
 
 fn remove(file: &Path) {
@@ -149,7 +149,7 @@ pub fn event(id: Uuid) -> Vec<u8> {
     wire::request("POST", "/", &headers, user.as_bytes())
 }
 
-/// Sends an event until the function took it, and fails when that takes too long.
+/// Sends an event until the function accepts it. Fails if that takes `limit` or longer.
 pub async fn send_within(function: &Function, id: Uuid, limit: Duration) {
     let started = Instant::now();
     loop {
@@ -163,7 +163,7 @@ pub async fn send_within(function: &Function, id: Uuid, limit: Duration) {
     }
 }
 
-/// Sends an event to a `store` that then waits in the middle of its transaction for a row lock, which is answered.
+/// Sends an event to a `store` whose transaction then waits for a row lock. Returns the connection that holds the lock.
 pub async fn wait_in_transaction(services: &Services, function: &Function, id: Uuid) -> MySqlConnection {
     let mut lock = MySqlConnection::connect(&services.master_url()).await.unwrap();
     for statement in [
@@ -183,8 +183,9 @@ pub async fn wait_in_transaction(services: &Services, function: &Function, id: U
     lock
 }
 
-/// The server's number of the session of the database that waits for a lock, once one does: an insertion that takes so
-/// long. What InnoDB tells of its locks grows old while somebody asks for it more often than each 100 ms.
+/// Waits until a session of the database waits for a lock, and returns the session's id. Such a session runs an
+/// insertion that takes longer than 200 ms. InnoDB's own tables of locks are not used: they are not refreshed while a
+/// client queries them more often than every 100 ms.
 async fn waiting_session(services: &Services) -> u64 {
     let mut watch = MySqlConnection::connect(&services.master_url()).await.unwrap();
     let deadline = Instant::now() + DEADLINE;
@@ -228,7 +229,7 @@ async fn a_store_that_is_stopped_in_its_transaction_holds_up_others_for_seconds_
     let id = Uuid::new_v4();
     let lock = wait_in_transaction(services, &stopped, id).await;
     signal(stopped.pid(), Signal::STOP);
-    // The server gives the row to the transaction of the process that does not run.
+    // The server grants the row lock to the transaction of the stopped process.
     rollback(lock).await;
     send_within(&other, id, GO_ON).await;
     signal(stopped.pid(), Signal::CONT);
@@ -244,7 +245,7 @@ async fn a_store_whose_session_is_killed_before_its_commit_stores_once() {
     let store = Function::start("store", folder.path(), &[("MASTER_URL", services.master_url())]);
     ask_until_ready(store.address, "/readyz").await;
     let mut lock = MySqlConnection::connect(&services.master_url()).await.unwrap();
-    // Nothing can be inserted between the rows that are read: the user's own row is, and then the transaction waits.
+    // The gap locks block insertions into `batch_pending`: the transaction inserts the user's row and then waits.
     for statement in ["BEGIN", "SELECT seq FROM batch_pending FOR UPDATE"] {
         sqlx::raw_sql(statement).execute(&mut lock).await.unwrap();
     }

@@ -1,8 +1,10 @@
-//! Files of a package refer to each other in one direction only, so that each can be read after those that it names.
+//! Checks that the files of a package do not refer to each other in cycles, so that each file can be read after the
+//! files that it names.
 //!
-//! An arrow leads from a file to each file of its package whose items it names, tests left out. A declaration `mod x;`
-//! and a re-export are no arrows: a name that a parent re-exports leads to the file that defines it. Where a type has
-//! an inherent `impl` in another file, an arrow leads from the type's file to that one if it names such a method.
+//! An arrow points from a file to each file of the same package whose items it names outside of tests. A declaration
+//! `mod x;` or a re-export is not an arrow: a name that a parent re-exports resolves to the file that defines it. If a
+//! type has an inherent `impl` in another file, an arrow points from the type's file to that file if the type's file
+//! names a method of this `impl`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Arrows that close a cycle and stay: the folder, from, to, and why.
+/// Arrows that close a cycle and are allowed: the folder, from, to, and the reason.
 const KNOWN: [(&str, &str, &str, &str); 1] = [(
     "functions/backends/log/src",
     "kafka/consumer.rs",
@@ -20,7 +22,7 @@ const KNOWN: [(&str, &str, &str, &str); 1] = [(
     "the consumer's methods about its assignment stand in a file of their own",
 )];
 
-/// A name that a `use` brings into a file, and the path that it stands for.
+/// A name that a `use` brings into a file, and its full path.
 struct Import {
     name: String,
     path: Vec<String>,
@@ -33,7 +35,7 @@ struct File {
     parent: Option<usize>,
     children: BTreeMap<String, usize>,
     imports: Vec<Import>,
-    /// All tokens but those of tests, `use` and `mod x;`.
+    /// All tokens except those of tests, `use` and `mod x;`.
     tokens: Vec<String>,
 }
 
@@ -42,7 +44,7 @@ struct File {
 struct Files(Vec<File>);
 
 impl Files {
-    /// Reads a file and those that it declares. `folder` holds the files of its children.
+    /// Reads a file and the modules that it declares, whose files are in `folder`. Returns the file's index.
     fn add(&mut self, path: &Path, folder: &Path, parent: Option<usize>) -> usize {
         let text =
             std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -76,7 +78,7 @@ impl Files {
         index
     }
 
-    /// The file that defines what a path means in file `at`; `None` if that is in another crate.
+    /// Returns the file that defines the item at `path`, as named in file `at`, or `None` if another crate defines it.
     fn resolve(&self, at: usize, path: &[String]) -> Option<usize> {
         let file = &self.0[at];
         let Some((first, rest)) = path.split_first() else { return Some(at) };
@@ -88,7 +90,7 @@ impl Files {
         }
     }
 
-    /// The same for a path that begins in module `at`.
+    /// Resolves a path that starts in module `at`.
     fn resolve_in(&self, at: usize, path: &[String]) -> Option<usize> {
         let file = &self.0[at];
         let Some((first, rest)) = path.split_first() else { return Some(at) };
@@ -101,7 +103,7 @@ impl Files {
         }
     }
 
-    /// All arrows, the files named by their paths in `folder`.
+    /// All arrows. The files are named by their paths relative to `folder`.
     fn arrows(&self, folder: &Path) -> Arrows {
         let mut arrows = BTreeSet::new();
         for (index, file) in self.0.iter().enumerate() {
@@ -123,7 +125,7 @@ impl Files {
 /// Pairs of files: from, to.
 type Arrows = BTreeSet<(String, String)>;
 
-/// The arrows that lie on a cycle.
+/// The arrows that are part of a cycle.
 fn on_cycles(arrows: &Arrows) -> Arrows {
     let leads_back = |(from, to): &&(String, String)| {
         let (mut reached, mut next) = (BTreeSet::from([to]), vec![to]);
@@ -141,7 +143,7 @@ impl File {
         self.tokens.iter().any(|token| token == name)
     }
 
-    /// All paths of two segments or more outside of `use`.
+    /// All paths of two or more segments outside of `use`.
     fn paths(&self) -> impl Iterator<Item = Vec<String>> {
         let is_path = |begin: &usize| {
             self.tokens.get(begin + 1).is_some_and(|next| next == "::")
@@ -159,13 +161,13 @@ impl File {
         })
     }
 
-    /// The types with an inherent `impl` here, and its methods.
+    /// The types with an inherent `impl` in this file, each with the methods of that `impl`.
     fn inherent_impls(&self) -> Vec<(String, Vec<String>)> {
         let mut impls = Vec::new();
         for (begin, _) in self.tokens.iter().enumerate().filter(|(_, token)| *token == "impl") {
             let head: Vec<_> = self.tokens[begin + 1..].iter().take_while(|token| *token != "{").collect();
             let block = begin + 1 + head.len();
-            // Any other `impl` stands in a signature.
+            // Any other `impl` is part of a signature.
             let is_item = begin == 0 || matches!(self.tokens[begin - 1].as_str(), "}" | ";" | "]");
             if !is_item || head.iter().any(|token| *token == "for") {
                 continue;
@@ -188,7 +190,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// How many tokens the block has that begins with `{`.
+/// The number of tokens in the block that starts with `{`.
 fn block_length(tokens: &[String]) -> usize {
     let mut depth = 0;
     let end = tokens.iter().position(|token| {
@@ -198,7 +200,7 @@ fn block_length(tokens: &[String]) -> usize {
     end.map_or(tokens.len(), |end| end + 1)
 }
 
-/// Reads one tree of a `use`; `at` ends on the token after it.
+/// Parses one tree of a `use`. Leaves `at` on the token after the tree.
 fn read_use(all: &[String], at: &mut usize, before: &[String], found: &mut impl FnMut(String, Vec<String>)) {
     let mut path = before.to_vec();
     loop {
@@ -230,7 +232,7 @@ fn read_use(all: &[String], at: &mut usize, before: &[String], found: &mut impl 
     }
 }
 
-/// Removes what `#[cfg(test)]` stands at.
+/// Removes each item with `#[cfg(test)]`.
 fn without_tests(all: Vec<String>) -> Vec<String> {
     const TEST: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut at) = (Vec::new(), 0);
@@ -246,7 +248,8 @@ fn without_tests(all: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// Words, `::` and single other characters; without comments, strings, characters and lifetimes.
+/// Splits a source text into words, `::` and other single characters. Drops comments, strings, character literals and
+/// lifetimes.
 fn tokens(text: &str) -> Vec<String> {
     let (mut tokens, mut rest) = (Vec::new(), text);
     while let Some(first) = rest.chars().next() {
@@ -294,7 +297,7 @@ fn string_length(text: &str) -> usize {
     open + 1 + end.unwrap() + 1
 }
 
-/// A lifetime has no second quote after one character.
+/// The length of a character literal or a lifetime. A lifetime has no second quote after one character.
 fn character_length(text: &str) -> usize {
     let mut characters = text.char_indices().skip(1);
     match characters.next() {
@@ -341,7 +344,7 @@ fn files_do_not_refer_to_each_other_in_cycles() {
     assert!(cyclic.is_empty(), "these form cycles: {cyclic:#?}");
 }
 
-/// The files `a.rs` and `b.rs` of a library that re-exports `A`, and whether they form a cycle.
+/// Each case has the files `a.rs` and `b.rs` of a library that re-exports `A`, and whether they form a cycle.
 #[test]
 fn a_cycle_is_found_however_it_is_written() {
     let cases = [

@@ -1,4 +1,4 @@
-//! One function's process without the runtime around it, as a container runs it; and the probes that Knative sends to it.
+//! Runs one function's process without the runtime, as a container does, and probes it as Knative does.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -15,21 +15,21 @@ use crate::{
     wire,
 };
 
-/// How long Knative's queue-proxy waits for the answer to a probe.
+/// Timeout of queue-proxy's probe.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long it waits before it asks again where it had an answer.
+/// Interval between queue-proxy's probes after a response.
 const PROBE_INTERVAL: Duration = Duration::from_millis(25);
 
-/// A function's process; killed when the test ends.
+/// A function's process. It is killed when the test ends.
 pub struct Function {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     child: Child,
 }
 
 impl Function {
-    /// Starts a function in a folder, with these variables and none of the test's own that configure it. Its socket
-    /// listens before the process exists, so that no port is guessed.
+    /// Starts a function in `folder` with `variables`, without the test's own variables that configure functions. The
+    /// listening socket is opened before the process starts, so the port need not be guessed.
     pub fn start(name: &str, folder: &Path, variables: &[(&str, String)]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -43,7 +43,7 @@ impl Function {
             .envs(variables.iter().map(|(key, value)| (key, value)))
             .env("PORT", address.port().to_string())
             .env("LISTEN_FDS", "1")
-            // It ends with this process, whatever happens.
+            // The function exits when this process does, even if the test fails or is killed.
             .env("LIFELINE", "stdin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -65,14 +65,14 @@ impl Drop for Function {
     }
 }
 
-/// Asks for readiness as queue-proxy does, again and again, until the answer is 200 in time; answers how long that took.
+/// Probes readiness as queue-proxy does until a 200 arrives in time. Returns the time that this took.
 pub async fn probe_until_ready(address: SocketAddr, path: &str) -> Duration {
     let (started, request) = (Instant::now(), wire::request("GET", path, &[], b""));
     let mut last = None;
     loop {
         match wire::ask_and_hang_up(address, &request, PROBE_TIMEOUT).await {
             Some(200) => return started.elapsed(),
-            // The connection was dropped: the next probe comes at once.
+            // Without a response the connection was dropped: the next probe follows immediately.
             None => {}
             answered => {
                 last = answered;
@@ -83,7 +83,7 @@ pub async fn probe_until_ready(address: SocketAddr, path: &str) -> Duration {
     }
 }
 
-/// Asks for readiness without a limit of its own until the answer is 200; answers how long that took.
+/// Requests readiness until the status is 200, without queue-proxy's timeout. Returns the time that this took.
 pub async fn ask_until_ready(address: SocketAddr, path: &str) -> Duration {
     let (started, request) = (Instant::now(), wire::request("GET", path, &[], b""));
     loop {

@@ -1,4 +1,5 @@
-//! Clients that hang up before they have an answer: nothing of their requests stays open, locked or half done.
+//! Clients that disconnect before they receive the response. Their requests must leave nothing open, locked or half
+//! done.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,14 +14,14 @@ use crate::{
     wire,
 };
 
-/// How long clients wait before they hang up, milliseconds.
+/// Timeouts after which clients disconnect, in milliseconds.
 const PATIENCE_MS: [u64; 5] = [0, 1, 5, 20, 100];
-/// How often each route is asked, with each patience in turn.
+/// Number of requests per route, with each timeout in turn.
 const TIMES: usize = 100;
-/// How soon a process that starts afterwards must be ready: a lock that was left behind is waited for for longer.
+/// Maximum time until a process that starts afterwards is ready. Waiting for a leftover lock would take longer.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Each route of each function and of the gateway; the user that is posted is always the same.
+/// Requests to each route of each function and of the gateway. All of them post the same user.
 fn requests(user: &str) -> Vec<Vec<u8>> {
     let json = ("Content-Type", "application/json");
     let event =
@@ -79,7 +80,7 @@ async fn clients_that_hang_up_on_every_route_leave_nothing_behind() {
     if let Stores::Services(services) = &app.stores {
         let services = services.clone();
         leaves_no_lock(&services).await;
-        // Whoever starts now need not wait for those that were asked before.
+        // A function that starts now must not wait for the earlier requests.
         let variables = urls(&services);
         for function in ["ingest", "count", "store", "batch", "analytics"] {
             let started = Function::start(function, app.data.path(), &variables);
@@ -97,7 +98,7 @@ fn urls(services: &Services) -> [(&'static str, String); 3] {
     ]
 }
 
-/// No transaction is open, no statement runs for long, and the migration's lock is free.
+/// Waits until no transaction is open and the lock of the migration is free.
 async fn leaves_no_lock(services: &Services) {
     let mut server = sqlx::MySqlConnection::connect(&services.master_url()).await.unwrap();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
@@ -117,12 +118,12 @@ async fn leaves_no_lock(services: &Services) {
         }
         let now = tokio::time::Instant::now();
         assert!(now < deadline, "{open} transactions are open, the migration's lock is free: {free:?}");
-        // The server refreshes what it tells of transactions only for who has not asked for 100 ms.
+        // The server refreshes its list of transactions only if no client has queried it for 100 ms.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 
-/// One function alone on an empty store, where the first requests create the tables, and each hangs up.
+/// Functions on empty stores. The first requests create the tables, and each client disconnects.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_created_whole_although_whoever_asked_first_hangs_up() {
     for patience in PATIENCE_MS {

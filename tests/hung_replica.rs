@@ -19,11 +19,11 @@ use crate::{
     wire,
 };
 
-/// How soon a hanging replica is replaced.
+/// Maximum time until a hanging replica is replaced.
 const REPLACED: Duration = Duration::from_secs(30);
-/// How long a client waits for one answer.
+/// Timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Users of a batch, and batches of one run.
+/// Number of users per batch, and of batches per run.
 const BATCH: usize = 200;
 const BATCHES: usize = 20;
 
@@ -89,7 +89,7 @@ async fn a_function_that_never_starts_tells_why_in_one_place() {
         let answer = app.send(request).await.unwrap();
         assert!(answer.status().is_server_error(), "{answer:?}");
         let status = app.function("count").await.to_string();
-        // The line that the function wrote: it names the key.
+        // The error of the function, which names the key.
         if status.contains("LOG_LEVEL") {
             break;
         }
@@ -122,7 +122,7 @@ async fn killing_ingest_in_the_middle_of_batches_loses_and_doubles_nothing() {
     assert!(app.stores.stored(app.data.path()).await.is_superset(&sent));
 }
 
-/// Posts batches until none is left; each until it is acknowledged.
+/// Posts batches until none is left. Repeats each until it is acknowledged.
 async fn post_all(address: std::net::SocketAddr, left: Arc<Mutex<Vec<Vec<Uuid>>>>) {
     let mut client = Client::new(address);
     loop {

@@ -1,4 +1,4 @@
-//! A stand-in of OpenFaaS' gateway: passes `/function/NAME/…` to the container NAME, under a call id.
+//! A stand-in for OpenFaaS' gateway: forwards `/function/NAME/…` to the container NAME and adds a call id.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use lambda_architecture::client::Client;
 use tokio::net::TcpListener;
 
-/// Starts it; answers its URL.
+/// Starts the gateway. Returns its URL.
 pub async fn start(functions: BTreeMap<String, SocketAddr>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! A container without a container engine: the tree of an image as the root of a process in mounts of its own, with
-//! user, privileges, environment and standard input as Knative's runtime contract gives them.
+//! A container without a container engine: a process with separate mounts and an image's tree as its root. It gets the
+//! user, privileges, environment and standard input that Knative's runtime contract specifies.
 
 use std::{
     collections::BTreeSet,
@@ -22,14 +22,14 @@ use tokio::{
 
 use crate::not_run::{Lacks, not_run};
 
-/// The images of functions.
+/// The images of the functions.
 pub const FUNCTIONS: [&str; 5] = ["ingest", "count", "store", "batch", "analytics"];
-/// The image beside them.
+/// The image of the forwarder, which is not a function.
 pub const FORWARDER: &str = "forwarder";
-/// User and group of the image.
+/// The user id and group id of the images.
 pub const USER: u32 = 65_532;
 
-/// What a container engine does, in the order in which it does it; the last line becomes the function itself.
+/// The steps of a container engine, in order. The last line replaces the shell with the function.
 const ENGINE: &str = r#"
 set -e
 root="$1" tmp="$2" mode="$3"
@@ -47,10 +47,11 @@ cd /
 exec env -i "$@" /usr/bin/setpriv --no-new-privs /usr/sbin/chroot --userspec=65532:65532 --groups= "$root" /function <&-
 "#;
 
-/// How long anything may take, on a machine that does much else.
+/// Timeout of every wait, with a margin for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The folder that holds the trees of all images, one a folder; says why where there is nothing to run.
+/// The folder with the trees of all images, one subfolder per image. If images or root are not available, reports why
+/// and returns `None`.
 pub fn images() -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("IMAGES").map(PathBuf::from) else {
         not_run(Lacks::Images, "IMAGES names no folder of images; `task test:images` makes one");
@@ -64,18 +65,18 @@ pub fn images() -> Option<PathBuf> {
     Some(folder)
 }
 
-/// Whether what the image holds may be changed.
+/// Whether the image's files may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Root {
     /// As in a cluster.
     ReadOnly,
-    /// It belongs to the function's user, so that it is seen whether anything is written.
+    /// Owned by the function's user, so that the test detects writes.
     Writable,
 }
 
-/// A container that runs.
+/// A running container.
 pub struct Container {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     child: Child,
     root: TempDir,
@@ -84,7 +85,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts an image with what Knative gives, and `env` beside it. `tmp` is its `/tmp`.
+    /// Starts an image with Knative's environment and `env`. `tmp` is mounted as its `/tmp`.
     pub fn start(images: &Path, name: &str, root: Root, tmp: &Path, env: &[(&str, String)]) -> Self {
         let copy = tree(&images.join(name), root);
         let address = free_address();
@@ -99,7 +100,7 @@ impl Container {
         Self { address, child, root: copy, tree, output }
     }
 
-    /// Waits until it answers.
+    /// Waits until the container responds.
     pub async fn answers(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         while Client::new(self.address).get("/healthz").await.is_err() {
@@ -114,46 +115,46 @@ impl Container {
         Client::new(self.address).get(path).await.unwrap()
     }
 
-    /// What it wrote to standard output.
+    /// The text that the container has written to standard output.
     pub fn logs(&self) -> String {
         fs::read_to_string(self.output.path()).unwrap()
     }
 
-    /// A file of the process in `/proc`.
+    /// Reads a file of the process in `/proc`.
     pub fn proc(&self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.child.id().unwrap())).unwrap()
     }
 
-    /// A field of `/proc/PID/status`.
+    /// Reads a field of `/proc/PID/status`.
     pub fn status(&self, field: &str) -> String {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Memory that it holds, kilobytes.
+    /// Resident memory, in kilobytes.
     pub fn rss_kb(&self) -> u64 {
         self.status("VmRSS").trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
     }
 
-    /// How it ended.
+    /// Waits until the process exits. Returns its status.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(DEADLINE, self.child.wait()).await.expect("it never ended").unwrap()
     }
 
-    /// What lies in its root that was not there before.
+    /// The files in the container's root that were created after its start.
     pub fn written(&self) -> Vec<PathBuf> {
         files(self.root.path()).difference(&self.tree).cloned().collect()
     }
 }
 
-/// Exactly what Knative Serving gives, and what is given beside it.
+/// Exactly the environment that Knative Serving sets, followed by `more`.
 pub fn environment(name: &str, port: u16, more: &[(&str, String)]) -> Vec<String> {
     let knative = [
         ("PORT", port.to_string()),
@@ -161,19 +162,19 @@ pub fn environment(name: &str, port: u16, more: &[(&str, String)]) -> Vec<String
         ("K_REVISION", format!("{name}-00001")),
         ("K_CONFIGURATION", name.to_owned()),
     ];
-    // There is no forwarder without a gateway.
+    // The forwarder needs the URL of a gateway.
     let gateway =
         (name == FORWARDER && more.is_empty()).then(|| ("GATEWAY_URL", "http://127.0.0.1:9".to_owned()));
     let all = knative.into_iter().chain(gateway).chain(more.iter().cloned());
     all.map(|(key, value)| format!("{key}={value}")).collect()
 }
 
-/// An address that nobody listens on.
+/// A loopback address on which no process listens.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A folder that everybody may write to.
+/// A temporary folder that every user may write to.
 pub fn tmp() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();

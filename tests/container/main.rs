@@ -1,13 +1,13 @@
-//! What Knative and OpenFaaS ask of a container, asked of the images' own trees (`task test:images`): read-only root,
-//! user 65532, no privileges, standard input closed, and no environment but Knative's.
+//! Checks the images' trees against the requirements of Knative and OpenFaaS (`task test:images`): read-only root, user
+//! 65532, no privileges, standard input closed, and only Knative's environment.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 /// Runs an image without a container engine.
 mod image;
 
-/// Stands before the functions as OpenFaaS' gateway does.
+/// A stand-in for OpenFaaS' gateway in front of the functions.
 mod gateway;
-/// What a test says that cannot run here.
+/// Reports tests that cannot run here.
 #[path = "../not_run.rs"]
 mod not_run;
 
@@ -30,9 +30,9 @@ use uuid::Uuid;
 
 use crate::image::{Container, FORWARDER, FUNCTIONS, Root, environment, free_address, images, tmp};
 
-/// Most memory that an idle function may hold, kilobytes.
+/// Maximum memory of an idle function, in kilobytes.
 const RSS_KB: u64 = 16 * 1024;
-/// Most bytes of an image's files, before they are packed.
+/// Maximum size of an image's files, uncompressed, in bytes.
 const IMAGE_BYTES: u64 = 12_000_000;
 
 fn all() -> impl Iterator<Item = &'static str> {
@@ -60,7 +60,7 @@ async fn each_image_answers_probes_and_holds_little_memory() {
             );
         }
         for path in ["/readyz", "/_/ready", "/health/readiness"] {
-            // Nothing is configured, and what is embedded cannot be written.
+            // No store is configured, and the embedded stores cannot be written.
             let answer = container.get(path).await;
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{name}");
             let problem: Value = serde_json::from_slice(answer.body()).unwrap();
@@ -145,7 +145,7 @@ async fn sigterm_lets_a_request_end_and_takes_no_new_one() {
             b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
         )
         .unwrap();
-        // It says this when it begins to read the body: from here on the request is under way.
+        // The function sends this when it starts to read the body. From now on the request is in progress.
         let mut begun = [0; 25];
         slow.read_exact(&mut begun).unwrap();
         assert_eq!(&begun, b"HTTP/1.1 100 Continue\r\n\r\n", "{name}");
@@ -193,7 +193,7 @@ async fn all_images_together_count_a_user_and_write_only_to_tmp() {
     assert_eq!(posted.status(), StatusCode::CREATED);
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        // As the cron connector does it.
+        // The same request as the cron connector's.
         let tick = Request::post("/function/batch").body(Bytes::new()).unwrap();
         assert_eq!(client.send(tick).await.unwrap().status(), StatusCode::OK);
         let answer = client.get("/function/analytics/analytics").await.unwrap();
@@ -244,7 +244,8 @@ fn bytes(path: &Path) -> u64 {
     std::fs::read_dir(path).unwrap().map(|entry| bytes(&entry.unwrap().path())).sum()
 }
 
-/// Seconds until a new process answered its first request; not sealed, since that takes longer than the function.
+/// Seconds from the start of a process until its first response. The process runs without a container, since setting
+/// one up takes longer than the function's start.
 fn exec_to_answer(image: &Path, name: &str) -> f64 {
     let address = free_address();
     let env = environment(name, address.port(), &[]);
