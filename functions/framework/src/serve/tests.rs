@@ -121,7 +121,10 @@ async fn the_drain_ends_at_once_when_connections_are_idle() {
     let http2 = server.send(SILENT_SETTINGS).await;
     http2.readable().await.unwrap();
     drop(server.stop.take());
-    timeout(connection::HEADER_TIMEOUT / 2, &mut server.task).await.expect("idle clients hold up the end").unwrap();
+    timeout(connection::HEADER_TIMEOUT / 2, &mut server.task)
+        .await
+        .expect("idle clients hold up the end")
+        .unwrap();
     drop((idle, silent, begun, http2));
 }
 
