@@ -3,7 +3,7 @@
 # each of which must be rejected. Ends with a table of what ran, and of what did not run and why; with CI=true, a
 # missing tool that a package registry has is a failure.
 #
-#   SCHEMAS  the folder of published schemas (../shared/schemas): json/{group}/{kind}_{version}.json, cloudevents/features
+#   SCHEMAS  folder of published schemas (../shared/schemas): json/{group}/{kind}_{version}.json, cloudevents/features
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=infra/checks/tools.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# services.sh up|down|status|wipe|install [kafka] [cassandra] [mariadb]: manages the services of one checkout on this machine.
+# services.sh up|down|status|wipe|install [kafka] [cassandra] [mariadb]: manages the services of one checkout.
 # With Docker, runs the services of infra/compose.yaml; without it, or with SERVICES=bare, runs processes from Debian's
 # and Maven's packages, with their data in $SERVICES_DIR (.services). `down` keeps the data, `wipe` deletes it;
 # `install` only downloads what `up` starts.
-# Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each service is defined by a file with its name. Jars are
-# downloaded once to $SERVICES_JARS ($SERVICES_DIR/jars).
+# Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each service is defined by a file with its name. Jars
+# are downloaded once to $SERVICES_JARS ($SERVICES_DIR/jars).
 # shellcheck disable=SC2030,SC2031,SC2154 # a service's variables come from its file, and live in its subshell
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
