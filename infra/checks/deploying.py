@@ -34,8 +34,8 @@ class Cluster(unittest.TestCase):
         return subprocess.run([script, *words], env=env, capture_output=True, text=True, timeout=240, check=False)
 
     def own(self):
-        """Returns an environment in which faas-cli stores its login in the fake. Without OPENFAAS_CONFIG, faas-cli would
-        use the working directory if CI is set."""
+        """Returns an environment in which faas-cli stores its login in the fake. Without OPENFAAS_CONFIG, faas-cli
+        would use the working directory if CI is set."""
         return {**os.environ, "HOME": str(self.fake), "OPENFAAS_CONFIG": str(self.fake / ".openfaas")}
 
     def without(self, *names, file="missing"):
