@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# check.sh: all that can be proven of the deployments without a cluster. Any fault is a failure. Also tries broken copies,
-# each of which must be noticed. Ends with a table of what ran, and of what did not and why; with CI=true a missing tool
-# that a package registry has is a failure.
+# check.sh: runs all checks of the deployments that need no cluster. Any fault is a failure. Also checks broken copies,
+# each of which must be rejected. Ends with a table of what ran, and of what did not run and why; with CI=true, a
+# missing tool that a package registry has is a failure.
 #
-#   SCHEMAS  the folder of published schemas (../shared/schemas): json/{group}/{kind}_{version}.json, cloudevents/features
+#   SCHEMAS  folder of published schemas (../shared/schemas): json/{group}/{kind}_{version}.json, cloudevents/features
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=infra/checks/tools.sh
@@ -13,7 +13,7 @@ schemas="${SCHEMAS:-../shared/schemas}/json"
 [ -d "$schemas" ] || schemas=-
 passed=0 failed=0
 
-# Whoever runs this as a part of more prints the table.
+# If CHECK_REPORT is set, the caller prints the table.
 report=
 if [ -z "${CHECK_REPORT:-}" ]; then
   report=$(mktemp)
@@ -24,8 +24,8 @@ fi
 good() { printf 'ok      %s\n' "$*" && ran "deployments, ${1%%: *}" && passed=$((passed + 1)); }
 bad() { printf 'FAILED  %s\n' "$*" && failed=$((failed + 1)); }
 
-# check NAME COMMAND…: runs it, and shows what it said when it failed or left something out. In there `set -e` does
-# nothing: what fails must be said by the status.
+# check NAME COMMAND…: runs the command, and prints its output if it fails or skips something. `set -e` has no effect
+# inside the command, so it must return its failures as a status.
 check() {
   local name="$1" said
   shift
@@ -51,7 +51,7 @@ render() {
   echo "${#overlays[@]} overlays"
 }
 
-# environment NAME [OVERLAY FILE]: the files of an environment, one overlay's replaced.
+# environment NAME [OVERLAY FILE]: prints the files of an environment, with FILE in place of OVERLAY's.
 environment() {
   local overlay
   for overlay in "kafka/$1" "mysql/$1" "cassandra/$1" "knative/$1" "openfaas/$1" knative/routes/gateway knative/routes/nginx; do
@@ -61,13 +61,13 @@ environment() {
 
 names() {
   local secrets=infra/secrets.tsv
-  # Of all of them, dev has this one alone.
+  # Of these Secrets, dev has only this one.
   [ "$1" = prod ] || { secrets="$out/secrets.tsv" && grep -P '^openfaas\tevent-token\t' infra/secrets.tsv >"$secrets"; }
   # shellcheck disable=SC2046 # no file's name has a space
   python infra/checks/names.py "$secrets" $(environment "$@")
 }
 
-# The laptop takes what a cluster gets.
+# The laptop's program must run with the manifests that a cluster gets.
 laptop() {
   local program data port pid tries=0
   cargo build --quiet --locked || return 1
@@ -90,7 +90,7 @@ laptop() {
   echo "it counted a user, started from the rendered base"
 }
 
-# broken FOLDER: its copy must be refused, with the words that its file `expect` has.
+# broken FOLDER: the copy must be rejected with the message in its file `expect`.
 broken() {
   local case="$1" overlay words file said environment
   { read -r overlay && read -r words; } <"$case/expect"
@@ -109,7 +109,7 @@ broken() {
 all_broken() {
   local case count=0 left=0 unnoticed=0
   for case in infra/checks/broken/*/; do
-    # Without schemas nobody can know that a field is wrong.
+    # A third line in `expect` marks a wrong field, which only a schema can detect.
     if [ "$schemas" = - ] && [ "$(wc -l <"$case/expect")" = 3 ]; then left=$((left + 1)) && continue; fi
     if broken "${case%/}"; then count=$((count + 1)); else unnoticed=$((unnoticed + 1)); fi
   done
@@ -118,7 +118,7 @@ all_broken() {
   [ "$unnoticed" = 0 ]
 }
 
-# A file of OpenFaaS, edited: the words of `expect` must be said of it.
+# Edits a file of OpenFaaS; the check must reject it with the message in `expect`.
 broken_openfaas() {
   local case file words said count=0
   for case in infra/checks/broken-openfaas/*/; do
@@ -132,19 +132,19 @@ broken_openfaas() {
   echo "$count broken copies were refused, each for its reason"
 }
 
-# What systemd says of the forwarder's unit, where it is at hand.
+# Checks the forwarder's unit, also with systemd-analyze if it is available.
 unit() {
   python infra/checks/stack.py infra/openfaas/lambda-forwarder.service || return 1
   if ! command -v systemd-analyze >/dev/null; then missing debian "there is no systemd-analyze" && return; fi
   local copy="$out/lambda-forwarder.service"
-  # The program is not here; all else is as it is there.
+  # The program is not installed here; the rest of the unit stays the same.
   sed 's#^ExecStart=.*#ExecStart=/bin/true#' infra/openfaas/lambda-forwarder.service >"$copy"
   systemd-analyze verify --man=no "$copy" || return 1
   echo "the forwarder's unit is whole, and systemd takes it"
 }
 
 scripts() {
-  # "A && B || C" is meant as such wherever it stands: C ends what goes on.
+  # "A && B || C" is intended everywhere: C ends the function or the script.
   shellcheck -x --exclude=SC2015 .ci/run infra/*.sh infra/{checks,deploy,images,services}/*.sh || return 1
   echo "shellcheck finds nothing in any script"
 }
@@ -154,7 +154,7 @@ workflows() {
   echo "actionlint finds nothing in any workflow"
 }
 
-# What the Dockerfile builds dependencies of is a whole workspace.
+# The files from which the Dockerfile builds dependencies must form a complete workspace.
 skeleton() {
   rm -rf "$out/skeleton"
   infra/images/manifests.sh "$out/skeleton" || return 1
@@ -192,7 +192,7 @@ if [ -x "$tools/python/bin/kubernetes-validate" ]; then
   if command -v actionlint >/dev/null; then check "workflows" workflows; else missing go "the workflows need actionlint"; fi
   check "archives" python infra/checks/archive.py infra/images/archive.sh
   if command -v kn >/dev/null; then check "kn" python infra/checks/kn.py "$(rendered knative/dev)"; else missing go "kn"; fi
-  # The fake leaves to the real kubectl what needs no cluster.
+  # The fake kubectl runs the real one for commands that need no cluster.
   if command -v kubectl >/dev/null; then
     check "deploy.sh knative" python infra/checks/deploying.py
     if command -v faas-cli >/dev/null; then check "deploy.sh openfaas" python infra/checks/deploying_openfaas.py

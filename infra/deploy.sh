@@ -16,7 +16,7 @@ ENVIRONMENT="${ENVIRONMENT:-dev}" ROUTES="${ROUTES:-auto}" TIMEOUT="${TIMEOUT:-6
 OPENFAAS_URL="${OPENFAAS_URL:-http://127.0.0.1:8080}"
 IMAGES="${IMAGES:-}" TAG="${TAG:-latest}"
 export IMAGES TAG
-# The finished compose file of the forwarder on faasd.
+# The rendered compose file of the forwarder on faasd.
 RENDERED="${RENDERED:-target/deploy/faasd.yaml}"
 servers=(kafka mysql cassandra)
 # shellcheck source=infra/deploy/frame.sh
@@ -34,7 +34,7 @@ servers=(kafka mysql cassandra)
 # shellcheck source=infra/deploy/openfaas.sh
 . infra/deploy/openfaas.sh
 
-# images: has manifests use the images that IMAGES and TAG name, where they are set.
+# images: replaces the images in manifests by those that IMAGES and TAG name, if IMAGES is set.
 images() {
   if [ -z "$IMAGES" ]; then cat; else
     sed -E "s#(image: )(dev\.local/)?lambda-architecture/([a-z]+)(:[^ ]+)?#\1$IMAGES/\3:$TAG#"
@@ -42,8 +42,8 @@ images() {
 }
 
 apply() { kubectl kustomize "infra/$1" | images | kubectl apply -f -; }
-# remove OVERLAY [lenient]: what is gone already is no fault; where lenient, neither is a kind that the cluster does not
-# know. Waits until all of it is gone.
+# remove OVERLAY [lenient]: deletes an overlay's objects and waits until they are gone. Ignores objects that do not
+# exist; with `lenient`, also kinds that the cluster does not know.
 remove() {
   local file="$work/remove.yaml"
   kubectl kustomize "infra/$1" >"$file"
@@ -54,13 +54,13 @@ remove() {
   gone "infra/$1" -f "$file"
 }
 
-# prune NAMESPACE KIND JSONPATH…: removes the ConfigMaps with a hash in their name that no object of these kinds names.
+# prune NAMESPACE KIND JSONPATH…: deletes the hashed ConfigMaps to which no object of these kinds refers.
 prune() {
   local namespace="$1" all used="" name
   shift
   all=$(kubectl -n "$namespace" get configmap -o name | sed -nE 's#^configmap/(lambda-architecture-[a-z0-9]{10})$#\1#p')
   while [ $# -gt 0 ]; do
-    # What cannot be asked for might use any.
+    # If a kind cannot be listed, its objects might refer to any ConfigMap.
     used+=" $(kubectl -n "$namespace" get "$1" -o "jsonpath={$2}")" || return 0
     shift 2
   done
@@ -75,7 +75,7 @@ infrastructure() {
   for server in "${servers[@]}"; do kubectl apply -f "infra/$server/base/namespace.yaml"; done
   if [ "$ENVIRONMENT" = prod ]; then make_secrets mysql cassandra; fi
   for server in "${servers[@]}"; do apply "$server/$ENVIRONMENT"; done
-  # The Jobs among them make topics, database, keyspace and users; tables are made by the functions that need them.
+  # Jobs in the overlays create topics, database, keyspace and users; the functions create the tables they need.
   step "wait for servers, topics, users"
   "wait_$ENVIRONMENT"
 }

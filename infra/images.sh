@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # images.sh build [NAME…]: an image of each function and of the forwarder, named $IMAGES/NAME:$TAG
 # images.sh test: what Knative and OpenFaaS ask of a container, asked of the images' files on this machine
-# With docker, podman or buildah images are built of infra/Dockerfile; without them, or with ENGINE=archive, of binaries
-# that cargo makes here, as archives in target/images that carry this name (docs/deploy.md, Images). They are for this machine, or for PLATFORM (linux/amd64 or
-# linux/arm64), compiled here all the same. IMAGES is `lambda-architecture`, TAG `latest` unless set.
+# Builds images from infra/Dockerfile with docker, podman or buildah. Without them, or with ENGINE=archive, compiles the
+# binaries with cargo on the host and writes archives with this name to target/images (docs/deploy.md, Images). The
+# images are for the host's platform or for PLATFORM (linux/amd64 or linux/arm64), which is cross-compiled on the host.
+# IMAGES defaults to `lambda-architecture`, TAG to `latest`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 names="${IMAGES:-lambda-architecture}"
@@ -18,7 +19,7 @@ VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)"
 REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 CREATED="$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)"
 export VERSION REVISION CREATED
-# Apart from other builds, so that they need not wait for each other.
+# A separate target folder, so that this and other builds do not wait for each other's lock.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target/musl}"
 
 usage() {
@@ -31,7 +32,7 @@ all() {
   echo forwarder
 }
 
-# The first engine that is there and works. One that cannot fetch the image to build with is of no use.
+# Prints the first engine that works. podman and buildah must be able to pull the base image.
 engine() {
   local base
   base="docker.io/library/rust:$(sed -n 's/^ARG RUST=//p' infra/Dockerfile)-bookworm"
@@ -62,7 +63,7 @@ with_dockerfile() {
   # shellcheck disable=SC2054 # a platform is one word, comma or not
   [ "$engine" != docker ] || [ -z "${PLATFORM:-}" ] || command=(buildx build --load)
   [ -z "${PLATFORM:-}" ] || command+=(--platform "$PLATFORM")
-  # What Docker does by BuildKit alone, others do when they are told: build on this machine, and keep the layers.
+  # BuildKit sets BUILDPLATFORM and caches layers by default; the other engines need options for both.
   export DOCKER_BUILDKIT=1
   [ "$engine" = docker ] || command+=(--layers --build-arg "BUILDPLATFORM=linux/$BUILDARCH")
   "$engine" "${command[@]}" --file infra/Dockerfile --tag "$names/$name:$tag" --build-arg "FUNCTION=$name" \
@@ -109,16 +110,16 @@ hint() {
 
 check() {
   local status=0
-  # A process of its own, since nothing here would end at its first failure.
+  # A separate process, because `set -e` has no effect in a function called on the left of `||`.
   ENGINE=archive infra/images.sh build || status=$?
   if [ "$status" = 69 ]; then
     missing debian "the images' binaries cannot be built here"
-    # Debian has what is missing.
+    # The missing packages are in Debian, so CI could have installed them.
     [ "${CI:-}" != true ] || exit 1
     return
   fi
   [ "$status" = 0 ] || exit "$status"
-  # Not in the folder of static binaries: the test itself runs on this machine as it is.
+  # The test is a host binary, so it is not built in the target folder of the static binaries.
   IMAGES="$folder/trees" CARGO_TARGET_DIR="$PWD/target" cargo test --locked --workspace --test container -- --nocapture
 }
 

@@ -34,7 +34,7 @@ knative() {
   for namespace in knative-serving kourier-system knative-eventing; do
     kubectl -n "$namespace" wait deployment --all --for=condition=Available --timeout="${TIMEOUT}s"
   done
-  # Only now, since a webhook looks at it.
+  # After the deployments are available, because a webhook validates this change.
   kubectl patch configmap/config-network -n knative-serving --type merge \
     -p '{"data":{"ingress-class":"kourier.ingress.networking.knative.dev"}}'
 }
@@ -53,7 +53,7 @@ images() {
 
 up() { infra/deploy.sh knative up; }
 
-# A second time nothing may change.
+# A second run must not change anything.
 again() {
   infra/deploy.sh knative up | tee "$work/again"
   ! grep -E ' (configured|created)$' "$work/again" || die "the second run changed what is named above"
@@ -70,7 +70,7 @@ burst() {
   for id in $(seq "$USERS"); do
     printf '{"id":"%s","name":"Burst %s"}\0' "$(cat /proc/sys/kernel/random/uuid)" "$id"
   done >"$work/users"
-  # A post that failed is sent again: the same user counts once.
+  # Retries failed posts: the same user counts once.
   xargs -0 -a "$work/users" -P 16 -I '{}' curl -sS -f -o /dev/null -m 60 --retry 60 --retry-all-errors --retry-delay 1 \
     "$url/user" -H 'Host: ingest.lambda.svc.cluster.local' -H 'Content-Type: application/json' -d '{}' &
   posting=$!
@@ -89,7 +89,7 @@ burst() {
   echo "each of them is counted and stored once"
 }
 
-# kill_a_pod: one of the functions', at random and without a warning.
+# kill_a_pod: kills a random pod of a function without a grace period.
 kill_a_pod() {
   local pod
   pod=$(kubectl -n lambda get pods -l serving.knative.dev/service -o name | shuf -n 1)

@@ -1,6 +1,6 @@
-"""CloudEvents' own SDK as a client of the system, in both directions.
+"""The CloudEvents SDK as a client of the system, in both directions.
 
-clients.py send http://HOST:PORT  sends users in all three modes; prints {"users": how many were to be counted}.
+clients.py send http://HOST:PORT  sends users in all three modes; prints {"users": how many must be counted}.
 clients.py read JSON              reads {"binary": {headers, body}, "structured": text, "batched": text} and prints,
                                   for each, the attributes and the data that the SDK finds.
 """
@@ -61,7 +61,7 @@ def send(base):
     for n, one in enumerate(batch):
         one["data"]["id"] = "no uuid" if n == 3 else str(uuid.uuid4())
     assert b"event 3" in taken("/ingress/", BATCHED, json.dumps(batch).encode(), 400)
-    # Functions take the same three modes as ingest does, and the same user as often as it comes.
+    # Functions accept the same three modes as ingest does, and accept duplicates of a user.
     known = event("straight to both", "6f2c3a8e-55f3-4a0e-9c5e-0d6f7f0a9a11")
     for path in ["/function/count/", "/function/store/"]:
         for message in [to_binary_event(known), to_structured_event(known)]:

@@ -1,4 +1,4 @@
-/* Makes writes or syncs of files fail while the file that DISK_FAULT names exists; its first letter says how. */
+/* Makes file writes or syncs fail while the file that DISK_FAULT names exists. Its first letter selects the fault. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

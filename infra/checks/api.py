@@ -1,6 +1,7 @@
-"""Stands in for a cluster's API, for the real `kn`: keeps what is sent, and says not found of what is not there.
+"""A fake Kubernetes API for the real `kn`: stores what it receives, and returns 404 for objects that do not exist.
 
-Usage: api.py PORT FOLDER. Nothing is ever ready here; FOLDER/stored.json holds all, FOLDER/writes a line a change.
+Usage: api.py PORT FOLDER. No object ever becomes ready. FOLDER/stored.json contains all objects, FOLDER/writes one line
+per change.
 """
 
 import http.server

@@ -1,5 +1,5 @@
-"""An image that was built without an engine carries its whole name wherever one looks for it, and the same files give the
-same bytes. Where skopeo is at hand, it takes the archive by both of its formats.
+"""Checks that an image built without an engine has its fully qualified name in every format, and that the same files
+give the same bytes. If skopeo is available, it must read the archive in both formats.
 
 Usage: archive.py ARCHIVE_SH
 """
@@ -23,7 +23,7 @@ NAMES = {
 
 
 def archive(script, folder, reference, file):
-    """An archive of a small tree; answers its path."""
+    """Builds an archive of a small tree and returns its path."""
     tree = folder / "tree"
     tree.mkdir(exist_ok=True)
     (tree / "function").write_text("a program\n")
@@ -34,7 +34,7 @@ def archive(script, folder, reference, file):
 
 
 def names(file):
-    """What kind and containerd, skopeo and podman, and docker find as its name; and what the entries lead to."""
+    """Returns the names that kind and containerd, skopeo and podman, and docker read; and missing entries."""
     with tarfile.open(file) as tar:
         read = lambda name: json.load(tar.extractfile(name))
         try:
@@ -48,7 +48,7 @@ def names(file):
 
 
 def skopeo(file, folder):
-    """What skopeo says against it."""
+    """Yields skopeo's objections to an archive."""
     for kind in ("oci-archive", "docker-archive"):
         to = folder / kind
         shutil.rmtree(to, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""What an API server would fill in inside a list that manifests give. `kubectl apply` compares such lists as a whole: with
-a default left out it writes the object anew every time, and says `configured` although nothing differs.
+"""Finds defaults that an API server would add inside the lists of manifests. `kubectl apply` compares such lists as a
+whole: if a default is omitted, it updates the object every time, and prints `configured` although nothing differs.
 
 Usage: defaults.py SCHEMAS FILE…; SCHEMAS is a folder of {group}/{kind}_{version}.json or "-".
 """
@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-# What no schema says: Kubernetes' own kinds whose lists have no key to merge by, and what Knative's webhook adds.
-# Kind, path of the list, the fields of its items, and whether they are needed only where their parent is there.
+# Defaults that are in no schema: those of Kubernetes' built-in kinds whose lists have no merge key, and those that
+# Knative's webhook adds. Kind, path of the list, and the fields of its items; a parent marked `?` is optional.
 KNOWN = [
     ("NetworkPolicy", "spec.ingress.*.ports", ["protocol"]),
     ("NetworkPolicy", "spec.egress.*.ports", ["protocol"]),
@@ -23,7 +23,7 @@ KNOWN = [
 
 
 def at(value, path):
-    """All values at a path; `*` stands for each item of a list."""
+    """Returns all values at a path; `*` matches each item of a list."""
     if not path:
         return [value]
     if path[0] == "*":
@@ -32,7 +32,7 @@ def at(value, path):
 
 
 def lacks(item, path):
-    """Whether a field is missing; one behind `?` may be absent with all that is in it."""
+    """Returns whether a field is missing; a name marked `?` is optional, together with its fields."""
     for name in path:
         if name.rstrip("?") not in item:
             return not name.endswith("?")
@@ -41,7 +41,7 @@ def lacks(item, path):
 
 
 def by_schema(value, schema, path=""):
-    """The defaults of a schema inside lists that `value` leaves out."""
+    """Yields the schema's defaults inside lists that `value` omits."""
     if isinstance(value, dict):
         for name, inner in (schema.get("properties") or {}).items():
             if name in value:
@@ -54,7 +54,7 @@ def by_schema(value, schema, path=""):
 
 
 def missing(resource, schemas="-"):
-    """The fields that an API server would add in a way that makes every `kubectl apply` a change."""
+    """Yields the fields that an API server would add so that every `kubectl apply` is a change."""
     group, _, version = resource["apiVersion"].rpartition("/")
     kinds = {resource["kind"] if not group.endswith(".dev") else "", f"{resource['kind']}.{group}"}
     for kind, path, fields in KNOWN:

@@ -1,4 +1,4 @@
-"""deploy.sh knative without a cluster: with a kubectl that is a folder."""
+"""Tests deploy.sh knative without a cluster, with a fake kubectl whose state is a folder."""
 
 import json
 import os
@@ -17,7 +17,7 @@ FUNCTIONS = ["ingest", "count", "store", "batch", "analytics"]
 
 
 class Cluster(unittest.TestCase):
-    """A cluster that has all that is needed, until a case takes something away."""
+    """A fake cluster with all prerequisites, unless a test removes some."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -34,7 +34,8 @@ class Cluster(unittest.TestCase):
         return subprocess.run([script, *words], env=env, capture_output=True, text=True, timeout=240, check=False)
 
     def own(self):
-        """Where faas-cli keeps a login, which without the last is the folder it runs in where CI is set."""
+        """Returns an environment in which faas-cli stores its login in the fake. Without OPENFAAS_CONFIG, faas-cli
+        would use the working directory if CI is set."""
         return {**os.environ, "HOME": str(self.fake), "OPENFAAS_CONFIG": str(self.fake / ".openfaas")}
 
     def without(self, *names, file="missing"):
@@ -48,7 +49,7 @@ class Cluster(unittest.TestCase):
         return json.loads((self.fake / "cluster.json").read_text())
 
     def operators(self):
-        """What Strimzi's and Scylla's operators would have made."""
+        """Creates what Strimzi's and Scylla's operators would create."""
         made = [("kafka", "Secret", "lambda", {"password": "c2NyYW0="}),
                 ("kafka", "Secret", "kafka-cluster-ca-cert", {"ca.crt": "LS0tQQpC"}),
                 ("cassandra", "ConfigMap", "cassandra-local-serving-ca", {"ca-bundle.crt": "---C\nD"})]
@@ -79,7 +80,7 @@ class Knative(Cluster):
         done = self.deploy("knative", "up")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual({c.rpartition(" ")[2] for c in self.read("changes")[len(first):]}, {"unchanged"})
-        # The two ends of a pipe start in any order.
+        # The two commands of a pipe start in any order.
         self.assertEqual(sorted(self.read("calls")), sorted(calls * 2))
 
     def test_twice_changes_nothing_in_prod_either(self):
@@ -242,7 +243,7 @@ class Knative(Cluster):
 
 
 class Kind(Cluster):
-    """The steps of the workflow's job, with a kind and a docker that do nothing."""
+    """The steps of the workflow's job, with a fake kind and docker."""
 
     def steps(self, *words, **environment):
         return self.run_script(HERE.parent / "kind.sh", *words, **{"USERS": "20", **environment})

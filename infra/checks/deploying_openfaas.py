@@ -1,4 +1,4 @@
-"""deploy.sh openfaas without a cluster: the real faas-cli, a stand-in of the gateway, and a kubectl that is a folder."""
+"""Tests deploy.sh openfaas without a cluster, with the real faas-cli, a fake gateway, and a fake kubectl."""
 
 import base64
 import json
@@ -185,7 +185,7 @@ class OpenFaas(Cluster):
         cluster["openfaas Secret. event-token"]["data"]["EVENT_TOKEN"] = base64.b64encode(b"another").decode()
         (self.fake / "cluster.json").write_text(json.dumps(cluster))
         before = self.deployments()
-        # Its pod does not go: functions must keep the token that it sends.
+        # The forwarder's pod does not stop, so functions must keep the token that it sends.
         self.without("pod/forwarder-1", file="pod")
         done = self.up(TIMEOUT="2")
         self.assertNotEqual(done.returncode, 0)

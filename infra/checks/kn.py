@@ -1,5 +1,5 @@
-"""The real `kn`, in its file mode and against a stand-in of a cluster's API: it takes every function as Kustomize
-renders it, keeps all that is in it, changes nothing when told twice, and makes the ping that eventing/ describes.
+"""Checks the real `kn`, in file mode and against a fake Kubernetes API: it accepts every function as rendered by
+Kustomize, keeps all of its fields, changes nothing on a second run, and creates the PingSource in eventing/.
 
 Usage: kn.py RENDERED
 """
@@ -20,7 +20,7 @@ API = "/apis/serving.knative.dev/v1/namespaces/{namespace}/services/{name}"
 
 
 def kept(wanted, there, path=""):
-    """What of `wanted` is not in `there`; kn may add."""
+    """Returns what `there` lacks of `wanted`; kn may add fields."""
     if isinstance(wanted, dict):
         there = there if isinstance(there, dict) else {}
         return [lost for key, value in wanted.items() for lost in kept(value, there.get(key), f"{path}.{key}")]
@@ -32,13 +32,13 @@ def kept(wanted, there, path=""):
 
 
 def kn(*words, **environment):
-    """Runs it; answers what it has to complain about."""
+    """Runs kn and returns its errors."""
     said = subprocess.run(["kn", *words], env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     return [f"kn {' '.join(words)}: {said.stderr.strip()}"] if said.returncode else []
 
 
 def files(service, name, namespace, file, folder):
-    """`kn service create --target`, twice."""
+    """Runs `kn service create --target` twice, and returns the faults."""
     words = ["service", "create", name, "-f", file, "--target", folder, "-n", namespace]
     faults = kn(*words) + kn(*words, "--force")
     made = Path(folder) / namespace / "ksvc" / f"{name}.yaml"
@@ -46,7 +46,7 @@ def files(service, name, namespace, file, folder):
 
 
 def start_api(folder):
-    """The stand-in, and the configuration that leads there."""
+    """Starts the fake API, and returns it with the path of a kubeconfig for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,7 +92,7 @@ def main(rendered):
         path = API.format(**service["metadata"])
         faults += kept(service, stored.get(path), f"{service['metadata']['name']} on the cluster")
     made = next((r for path, r in stored.items() if "pingsources" in path), {"spec": {}})["spec"]
-    # Time zone and content type have no word in kn; the sink gets its namespace.
+    # kn has no option for time zone and content type, and adds the namespace to the sink.
     faults += kept({key: spec[key] for key in ("schedule", "data", "sink")}, made, "the ping")
     if len(writes) != len(services) + 1:
         faults.append(f"telling kn twice changed something: {writes}")

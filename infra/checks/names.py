@@ -1,6 +1,6 @@
-"""Names that must agree: what is referred to is there, with the key, the port, the topic and the group that are meant.
+"""Checks references by name: each target must exist, with the referenced key, port, topic and group.
 
-Usage: names.py SECRETS_TSV FILE…; the files are all rendered overlays of one environment. Knows nothing of schemas.
+Usage: names.py SECRETS_TSV FILE…; the files are all rendered overlays of one environment. Does not check schemas.
 """
 
 import re
@@ -17,7 +17,7 @@ FORWARDER = {"LOG_URL", "GATEWAY_URL", "EVENT_TOKEN"}
 
 
 class Environment:
-    """All resources of one environment, and what their operators will make of them."""
+    """All resources of one environment, and those that their operators will create."""
 
     def __init__(self, resources, secrets):
         self.resources, self.faults = resources, []
@@ -61,7 +61,7 @@ class Environment:
         self.faults.append(f"{where}: {why}")
 
     def key(self, where, kind, namespace, name, key=None):
-        """That a ConfigMap or a Secret is there, with this key."""
+        """Checks that a ConfigMap or a Secret exists, and has this key."""
         values = self.data.get((kind, namespace, name))
         if values is None:
             self.fault(where, f"there is no {kind} {namespace}/{name}")
@@ -81,14 +81,14 @@ def where(r):
 
 
 def pods(r):
-    """The pod specification of whatever has one."""
+    """Returns the pod specification of a resource, or `None` if it has none."""
     spec = r.get("spec") or {}
     template = (spec.get("template") or {}).get("spec") if isinstance(spec.get("template"), dict) else None
     return template if template and "containers" in template else None
 
 
 def configuration(env):
-    """Every ConfigMap and Secret that a pod reads."""
+    """Checks every ConfigMap and Secret that a pod reads."""
     for r in env.resources:
         spec, namespace = pods(r), r["metadata"].get("namespace", "")
         if not spec:
@@ -116,7 +116,7 @@ def configuration(env):
 
 
 def keys_of(env, r):
-    """What the environment of a pod will hold."""
+    """Returns the environment variables of a pod."""
     keys = {}
     for container in pods(r)["containers"]:
         for source in container.get("envFrom") or []:
@@ -136,7 +136,7 @@ def keys_of(env, r):
 
 
 def manifest(name):
-    """The keys that a function's own manifest names, and those without which it would use an embedded store."""
+    """Returns the keys in a function's manifest, and those without which the function would use an embedded store."""
     spec = yaml.safe_load((ROOT / "functions" / name / "service.yaml").read_text())
     variables = pods(spec)["containers"][0].get("env") or []
     needed = {v["name"] for v in variables if not v["valueFrom"]["configMapKeyRef"].get("optional")}
@@ -144,13 +144,13 @@ def manifest(name):
 
 
 def common():
-    """The keys that all functions may have."""
+    """Returns the keys that every function may have."""
     patch = yaml.safe_load((ROOT / "infra/knative/base/function.yaml").read_text())
     return {p["value"]["name"] for p in patch if p["path"].endswith("/env/-")}
 
 
 def privilege(env, r, own, keys):
-    """That a pod has its own keys, the secrets which those name, and nothing else."""
+    """Checks that a pod has its own keys, the secrets that they refer to, and nothing else."""
     referred = {n for key in own for n in re.findall(r"\$\(([^)]*)\)", keys.get(key) or "")}
     for key in sorted(set(keys) - own - common() - referred):
         env.fault(where(r), f"must not have {key}")
@@ -163,7 +163,7 @@ def privilege(env, r, own, keys):
 
 
 def functions(env):
-    """The five functions, what each of them reads, and that none of them has rights it does not need."""
+    """Checks the five functions, their configuration, and that they have no more privileges than they need."""
     services = {r["metadata"]["name"]: r for r in env.of("Service", "serving")}
     if set(services) != PUBLIC | INSIDE:
         env.fault("functions", f"there must be {sorted(PUBLIC | INSIDE)}, there are {sorted(services)}")
@@ -210,7 +210,7 @@ def functions(env):
 
 
 def url(env, place, key, value, keys):
-    """That a URL leads somewhere, and that what stands in `$(…)` is there. Answers the log's topic."""
+    """Checks that a URL's host and port exist, and that its references `$(…)` do. Returns the log's topic."""
     for name in re.findall(r"\$\(([^)]*)\)", value):
         if name not in keys:
             env.fault(place, f"{key} wants $({name}), which no ConfigMap and no Secret has")
@@ -222,7 +222,7 @@ def url(env, place, key, value, keys):
 
 
 def arrows(env, services, log_topics):
-    """Sources, sinks, topics and groups."""
+    """Checks sources, sinks, topics and consumer groups."""
     topics = {r["metadata"]["name"]: r["spec"]["partitions"] for r in env.of("KafkaTopic")}
     for job in env.of("Job"):
         script = "\n".join(pods(job)["containers"][0].get("command") or [])
@@ -269,7 +269,7 @@ def arrows(env, services, log_topics):
 
 
 def ways(env, services):
-    """Routes, policies and selectors lead to what is there."""
+    """Checks that the targets of routes, policies and selectors exist."""
     hosts = {f"{name}.{r['metadata']['namespace']}.svc.cluster.local" for name, r in services.items() if name in PUBLIC}
 
     def public(r, host):

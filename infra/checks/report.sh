@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# The report of what ran and what did not. Everybody adds lines to the file CHECK_REPORT, where it is set: shell by
-# these functions, Python by infra/checks/report.py, Rust by tests/not_run.rs. A line is `ran NAME` or
-# `not KIND WHAT`, separated by tabs. KIND says who could provide what is missing:
+# The report of what ran and what did not. Every check appends lines to the file CHECK_REPORT, if it is set: shell with
+# these functions, Python with infra/checks/report.py, Rust with tests/not_run.rs. A line is `ran NAME` or
+# `not KIND WHAT`, separated by tabs. KIND is the kind of the missing prerequisite:
 #   debian, crates.io, go, maven  a package; with CI=true its absence is a failure
 #   services  the real services, which a later step starts
 #   schemas   the folder of published schemas and features, which SCHEMAS=DIR names
-#   root, images, python, kubectl  a user, a build, a package of PyPI, a program that no registry has
+#   root, images, python, kubectl  the root user, a build, a package of PyPI, a program that is in no registry
 # To be sourced.
 
 ran() { [ -z "${CHECK_REPORT:-}" ] || printf 'ran\t%s\n' "$*" >>"$CHECK_REPORT"; }
 
-# missing KIND WHAT: says it and adds it to the report.
+# missing KIND WHAT: prints it and adds it to the report.
 missing() {
   local kind="$1"
   shift
@@ -18,7 +18,7 @@ missing() {
   [ -z "${CHECK_REPORT:-}" ] || printf 'not\t%s\t%s\n' "$kind" "$*" >>"$CHECK_REPORT"
 }
 
-# advice KIND: how to get it.
+# advice KIND: prints how to provide it.
 advice() {
   case "$1" in
     debian) echo "a package of Debian: run this as root, or with sudo" ;;
@@ -32,13 +32,13 @@ advice() {
   esac
 }
 
-# print_report: the table. Fails with CI=true where a package is missing that could be had.
+# print_report: prints the table. With CI=true, fails if a package is missing that a registry has.
 print_report() {
   local kind what wanting=0 left
   printf '\n== what ran\n'
   sed -n 's/^ran\t/  /p' "$CHECK_REPORT" | sort -u
   left=$(grep -P '^not\t' "$CHECK_REPORT" | sort -u || true)
-  # These ran later, against services of their own.
+  # The step of the real services ran these later, against its own services.
   if grep -qxP 'ran\tthe real services' "$CHECK_REPORT"; then left=$(grep -vP '^not\tservices\t' <<<"$left" || true); fi
   printf '== what did not run\n'
   [ -n "$left" ] || echo "  nothing was left out"

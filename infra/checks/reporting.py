@@ -1,4 +1,4 @@
-"""The report of what ran and what did not: report.sh's table, and what it makes of CI=true."""
+"""Tests the report of what ran and what did not: report.sh's table, and its exit status with CI=true."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""Every resource against its schema: Kubernetes' own kinds, and the custom ones where their schemas are at hand.
+"""Checks every resource against its schema: Kubernetes' built-in kinds, and custom kinds if there are schemas.
 
-Usage: schemas.py SCHEMAS FILE…; SCHEMAS is a folder of {group}/{kind}_{version}.json or "-". Knows nothing of names.
+Usage: schemas.py SCHEMAS FILE…; SCHEMAS is a folder of {group}/{kind}_{version}.json or "-". Does not check names.
 """
 
 import json
@@ -13,7 +13,7 @@ import yaml
 from report import not_run
 
 KUBERNETES = "1.34"
-# Kustomize's own, which no cluster gets to see.
+# The API versions of Kubernetes' built-in kinds.
 CORE = ("v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1")
 
 
@@ -27,10 +27,10 @@ def core(resource):
 
 
 def custom(resources, schemas):
-    """What kubeconform says, by the resource's name."""
+    """Yields kubeconform's messages, prefixed with the resource's name."""
     for resource in resources:
         if resource["kind"] == "InnoDBCluster":
-            # Its schema limits the length of the name, and with it seems to allow nothing beside it.
+            # Its schema limits the length of the name, and thereby seems to allow no other metadata.
             resource["metadata"] = {"name": resource["metadata"]["name"]}
     location = f"{schemas}/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
     said = subprocess.run(

@@ -1,5 +1,5 @@
-"""The files of OpenFaaS that no schema describes: stack.yml, which faas-cli reads without complaint, faasd.yaml, and the
-unit of systemd.
+"""Checks the files of OpenFaaS that have no schema: stack.yml, whose unknown fields faas-cli ignores, faasd.yaml, and
+the systemd unit.
 
 Usage: stack.py FILE
 """
@@ -14,12 +14,12 @@ FUNCTIONS = {"ingest", "count", "store", "batch", "analytics"}
 FIELDS = {"image", "skip_build", "readonly_root_filesystem", "environment", "secrets", "labels", "annotations", "requests",
           "limits", "lang", "handler", "constraints"}
 SECRETS = "/var/openfaas/secrets/"
-# Where faasd keeps what `faas-cli secret` makes.
+# The folder in which faasd stores the secrets of `faas-cli secret`.
 KEPT = "/var/lib/faasd-provider/secrets/openfaas-fn/"
 INTERNAL = {"count", "store", "batch"}
-# Who reads the views, and so the authority that signed their certificates.
+# Functions that read the views, and so need the CA certificate of their servers.
 VIEWS = {"count", "analytics"}
-# Seconds that a function takes to end what is under way.
+# Timeout of a function's drain, in seconds.
 DRAIN = 60
 
 
@@ -79,7 +79,7 @@ def compose(document):
 
 
 def unit(text):
-    """The forwarder as a service of systemd."""
+    """Checks the forwarder's systemd unit."""
     lines = [line.partition("=")[::2] for line in text.splitlines() if "=" in line and not line.startswith("#")]
     environment = dict(value.split("=", 1) for key, value in lines if key == "Environment")
     credentials = dict(value.split(":", 1) for key, value in lines if key == "LoadCredential")

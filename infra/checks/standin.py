@@ -1,10 +1,10 @@
-"""Stands in for what a cluster answers: the gateway's API of OpenFaaS; ingest, analytics and batch behind a gateway; and
+"""A fake of a cluster's HTTP servers: the API of OpenFaaS' gateway; ingest, analytics and batch behind a gateway; and
 the forwarder.
 
-Usage: standin.py PORT FOLDER. FOLDER/requests gets a line a request, FOLDER/functions.json what was deployed and
-FOLDER/users a line a user. FOLDER/broken names what does not work: `forwarder` does not answer, `count` and `store` get
-no event, `dead` makes every event for store a dead letter, `remove` keeps a function that is removed. Stores nothing but
-numbers of users, and checks what it is told as OpenFaaS does.
+Usage: standin.py PORT FOLDER. FOLDER/requests has one line per request, FOLDER/functions.json what was deployed, and
+FOLDER/users one line per user. FOLDER/broken lists faults: `forwarder` does not respond, `count` and `store` receive no
+events, `dead` makes every event for store a dead letter, `remove` keeps removed functions. Stores nothing else, and
+validates requests as OpenFaaS does.
 """
 
 import base64
@@ -42,7 +42,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         return file.exists() and name in file.read_text().split()
 
     def users(self, layer):
-        """How many users the speed layer or the master dataset knows; one that gets no event knows those of before."""
+        """Returns the number of users in a layer (`count` or `store`), which is constant if it receives no events."""
         file = self.folder / "users"
         if self.broken(layer):
             return 5

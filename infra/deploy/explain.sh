@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Says why something is not ready: the conditions that do not hold, the pod, its last log lines, the next command.
+# Explains why an object is not ready: the conditions that are not True, the pod, its last log lines, the next command.
 
 # explain NAMESPACE KIND NAME
 explain() {
@@ -20,14 +20,14 @@ explain() {
   explain_pod "${pod%% *}" "${pod#* }" "$kind" "$name"
 }
 
-# conditions NAMESPACE KIND NAME: those that are not True, a line each.
+# conditions NAMESPACE KIND NAME: prints the conditions that are not True, one per line.
 conditions() {
   kubectl -n "$1" get "$2" "$3" -o \
     'jsonpath={range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}' 2>/dev/null |
     grep -v '=True' | sed 's/^/  condition /' || echo "  no condition is reported yet"
 }
 
-# newest_pod NAMESPACE KIND NAME: "NAMESPACE pod/NAME" of the newest pod that does its work.
+# newest_pod NAMESPACE KIND NAME: prints "NAMESPACE pod/NAME" of the newest pod that serves the object.
 newest_pod() {
   local namespace="$1" selector pod
   case "$2" in
@@ -53,7 +53,7 @@ explain_pod() {
     'jsonpath={.status.phase}{"\n"}{range .status.conditions[?(@.status=="False")]}{.type}=False {.reason}: {.message}{"\n"}{end}{range .status.containerStatuses[*]}{.name}: ready={.ready} restarts={.restartCount} {.state.waiting.reason} {.state.waiting.message} {.lastState.terminated.reason} {.lastState.terminated.exitCode}{"\n"}{end}' 2>/dev/null)
   printf '  %s: %s\n' "$pod" "$(sed '2,$s/^/    /' <<<"$state")"
   log=$(kubectl -n "$namespace" logs "$pod" "${container[@]}" --tail=10 2>&1)
-  # A container that just started again has said nothing yet.
+  # A container that has just restarted has not logged anything yet.
   [ -n "$log" ] || log=$(kubectl -n "$namespace" logs "$pod" "${container[@]}" --previous --tail=10 2>&1)
   [ -n "$log" ] || log="(none)"
   echo "  its last log lines:"

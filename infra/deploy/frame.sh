@@ -1,4 +1,5 @@
-# frame.sh: what the deployment scripts share: a folder of their own and children that end with them, and how they speak.
+# frame.sh: shared by the deployment scripts: a temporary folder and child processes that end with the script, and the
+# format of messages.
 # shellcheck shell=bash
 work=$(mktemp -d)
 children=()

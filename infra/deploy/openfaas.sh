@@ -1,8 +1,9 @@
 # shellcheck shell=bash disable=SC2154 # work and step are deploy.sh's
-# The functions on OpenFaaS, and the forwarder that reads the log for them: on Kubernetes, or on faasd (ENVIRONMENT=faasd).
+# Deploys the functions on OpenFaaS, and the forwarder that reads the log for them, on Kubernetes or on faasd
+# (ENVIRONMENT=faasd).
 
 FUNCTIONS=(ingest count store batch analytics)
-# Secrets at the gateway, as stack.yml mounts them.
+# The gateway's secrets, as mounted by stack.yml.
 OPENFAAS_SECRETS=("${FUNCTIONS[@]/#/lambda-}" lambda-forwarder cassandra-ca event-token)
 FORWARDER_PORT=8085
 
@@ -28,25 +29,25 @@ openfaas_up() {
   smoke_openfaas
 }
 
-# describe NAME: what the gateway says of a function; fails where it is not deployed.
+# describe NAME: prints the gateway's description of a function; fails if it is not deployed.
 describe() { faas-cli describe "$1" -g "$OPENFAAS_URL" 2>/dev/null; }
 
-# has_replica DESCRIPTION: whether at least one replica takes requests.
+# has_replica DESCRIPTION: succeeds if at least one replica is ready.
 has_replica() { grep -Eq '^(Status: +Ready|Available [Rr]eplicas: +[1-9])' <<<"$1"; }
 
-# fingerprint NAME: a hash of all that a deployment of NAME consists of, contents of secrets included. The gateway keeps
-# it as an annotation: it cannot be asked for the contents.
+# fingerprint NAME: prints a hash of everything in a deployment of NAME, including the contents of secrets. It is stored
+# as an annotation at the gateway, because the gateway does not return the contents of secrets.
 fingerprint() {
   {
     faas-cli generate --api=openfaas.com/v1 -f infra/openfaas/stack.yml --filter "$1" || die "faas-cli cannot read infra/openfaas/stack.yml"
-    # `generate` leaves this one out.
+    # `generate` omits this field.
     grep readonly_root_filesystem infra/openfaas/stack.yml
     cat "$work/lambda-$1" "$work/ca" "$work/token"
   } | sha256sum | cut -d' ' -f1
 }
 
-# deploy_functions: deploys each function that differs from what runs, and says in `changed` whether one did. A deployment
-# replaces the replicas, so an unchanged function is left alone.
+# deploy_functions: deploys each function that differs from the running one, and sets `changed` if there was one. Skips
+# unchanged functions, because a deployment replaces the replicas.
 deploy_functions() {
   local name wanted is image
   changed=
@@ -78,8 +79,8 @@ wait_functions() {
   done
 }
 
-# stop_stale_forwarder: no forwarder may run that does not know the token that functions ask for from now on: they would
-# refuse its events, which then are dead letters. On faasd only the reader can stop it.
+# stop_stale_forwarder: stops a forwarder that does not know the token that functions will require from now on: they
+# would reject its events, which would become dead letters. On faasd, where only the operator can stop it, this fails.
 stop_stale_forwarder() {
   if [ "$ENVIRONMENT" != faasd ]; then
     if has -n openfaas deployment forwarder && [ "$(forwarders_token)" != "$(hash_of "$work/token")" ]; then
@@ -92,13 +93,13 @@ stop_stale_forwarder() {
   fi
 }
 
-# forwarders_token: a hash of the token that the forwarder was started with, as start_forwarder noted it.
+# forwarders_token: prints the hash of the token that the forwarder was started with, as annotated by start_forwarder.
 forwarders_token() {
   kubectl -n openfaas get deployment forwarder -o \
     'jsonpath={.spec.template.metadata.annotations.dev\.lambda-architecture\.token}' 2>/dev/null || true
 }
 
-# start_forwarder: on Kubernetes; on faasd the reader does.
+# start_forwarder: starts the forwarder on Kubernetes; on faasd the operator starts it.
 start_forwarder() {
   if [ "$ENVIRONMENT" = faasd ]; then
     [ -z "$changed" ] || echo "if it runs already: sudo systemctl restart lambda-forwarder, so that it reads what changed"
@@ -114,7 +115,7 @@ start_forwarder() {
 
 hash_of() { sha256sum <"$1" | cut -d' ' -f1; }
 
-# find_forwarder: the forwarder must answer; else ends with what to do.
+# find_forwarder: fails if the forwarder does not respond, with the steps to start it.
 find_forwarder() {
   if [ "$ENVIRONMENT" != faasd ]; then
     forward_port openfaas deployment/forwarder 8080 /arrows
@@ -133,10 +134,10 @@ forwarder_of_faasd() {
   printf 'http://%s:%s' "${host%:*}" "$FORWARDER_PORT"
 }
 
-# arrows: what each source of the forwarder did so far, as JSON.
+# arrows: prints the statistics of each source of the forwarder, as JSON.
 arrows() { curl -sS -m 10 -f "$FORWARDER_URL/arrows" 2>"$work/arrows-error"; }
 
-# render_faasd: the compose file of the forwarder with the image's whole name; faasd knows no default registry.
+# render_faasd: writes the forwarder's compose file with a fully qualified image name; faasd has no default registry.
 render_faasd() {
   local names="$IMAGES"
   case "${IMAGES%%/*}" in *.* | *:* | localhost) ;; *) names="docker.io/$IMAGES" ;; esac
@@ -167,7 +168,7 @@ openfaas_down() {
   report
   need_gateway
   report
-  # First: a forwarder without functions would send every event of the log to the dead letters.
+  # The forwarder first: without functions it would send every event of the log to the dead letters.
   step "forwarder"
   remove_forwarder
   step "functions"
@@ -190,7 +191,7 @@ remove_forwarder() {
   echo "no forwarder answers at $FORWARDER_URL"
 }
 
-# deployed: the names of our functions that the gateway still has, a line each.
+# deployed: prints the names of the system's functions that the gateway still has, one per line.
 deployed() {
   local list
   list=$(faas-cli list -q -g "$OPENFAAS_URL") || die "the gateway at $OPENFAAS_URL does not say which functions it has"
@@ -201,7 +202,7 @@ remove_functions() {
   local name left until=$((SECONDS + TIMEOUT))
   left=$(deployed)
   for name in $left; do
-    # Whether it worked is what the list says afterwards.
+    # The list below shows whether the removal succeeded.
     faas-cli remove "$name" -g "$OPENFAAS_URL" || echo "the gateway did not remove $name"
   done
   while left=$(deployed) && [ -n "$left" ]; do
@@ -212,7 +213,7 @@ remove_functions() {
   echo "no function is left"
 }
 
-# remove_secrets: with DATA=delete; else says that they stay.
+# remove_secrets: removes the secrets with DATA=delete; otherwise prints that they stay.
 remove_secrets() {
   local name list
   list=$(faas-cli secret list -g "$OPENFAAS_URL") || die "the gateway at $OPENFAAS_URL does not say which secrets it has"

@@ -1,14 +1,14 @@
 # shellcheck shell=bash disable=SC2154 # work is deploy.sh's
-# Looks whether all is there that a deployment needs, before anything is changed; knows the command that brings it.
+# Checks the prerequisites of a deployment before anything is changed, and prints how to install the missing ones.
 
 wanting=()
-# want WHAT COMMAND: notes what is missing.
+# want WHAT COMMAND: records what is missing.
 want() { wanting+=("$1"$'\n'"    $2"); }
 need() { command -v "$1" >/dev/null || want "the program $2" "$3"; }
-# has KIND NAME…: whether the cluster has it.
+# has KIND NAME…: succeeds if the cluster has the object.
 has() { kubectl get "$@" >/dev/null 2>&1; }
 
-# need_crd NAME VERSION WHAT COMMAND: the cluster must know the kind in this version.
+# need_crd NAME VERSION WHAT COMMAND: the cluster must serve the kind in this version.
 need_crd() {
   local versions
   if ! versions=$(kubectl get crd "$1" -o 'jsonpath={.spec.versions[?(@.served==true)].name}' 2>/dev/null); then
@@ -32,7 +32,7 @@ need_kubectl() {
   report
 }
 
-# Old servers lack what the manifests use; each number is the oldest with it.
+# Kubernetes 1.30 is the oldest version with all that the manifests use.
 need_version() {
   local minor
   minor=$(sed -nE 's/^Server Version: v1\.([0-9]+).*/\1/p' "$work/version")
@@ -90,7 +90,7 @@ preflight_knative() {
   echo "all that is needed is there"
 }
 
-# need_config: the servers' URLs for faasd, complete: functions would only say so one by one after they were deployed.
+# need_config: checks that CONFIG is complete for faasd; otherwise functions would fail one by one after deployment.
 need_config() {
   local key value reference example="cp infra/config/config.env app.env; edit app.env; export CONFIG=app.env"
   if ! [ -r "${CONFIG:-}" ]; then
@@ -110,10 +110,10 @@ need_config() {
   done
 }
 
-# config_value KEY: what CONFIG says, without its quotes; the last line counts.
+# config_value KEY: prints the value in CONFIG without its quotes; the last line takes precedence.
 config_value() { sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=[[:space:]]*//p" "$CONFIG" | tail -n 1 | sed -E "s/^(['\"])(.*)\1[[:space:]]*$/\2/"; }
 
-# need_gateway: the gateway answers and lets us in.
+# need_gateway: the gateway must respond and accept the login.
 need_gateway() {
   local advice="faas-cli login -g $OPENFAAS_URL --password PASSWORD"
   if [ "$ENVIRONMENT" = faasd ]; then

@@ -1,15 +1,15 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # work is deploy.sh's, token_made for openfaas.sh
-# The Secrets of prod, by the table infra/secrets.tsv: a password is made once and kept, others are copied. Values go
-# through files that nobody else may read, never through a command line.
+# Creates the Secrets of prod from the table infra/secrets.tsv: passwords are generated once and kept, other values are
+# copied. Values are passed through files that only their owner can read, never on a command line.
 
-# value NAMESPACE KIND NAME KEY: what a Secret or a ConfigMap holds; nothing where it does not.
+# value NAMESPACE KIND NAME KEY: prints a value of a Secret or a ConfigMap, or nothing if it does not exist.
 value() {
   local decode='{{base64decode .}}'
   [ "$2" = secret ] || decode='{{.}}'
   kubectl -n "$1" get "$2" "$3" -o "go-template={{with index .data \"$4\"}}$decode{{end}}" 2>/dev/null || true
 }
 
-# random_value: 32 letters and digits, which need no quoting anywhere.
+# random_value: prints 32 letters and digits, which never need quoting.
 random_value() { LC_ALL=C tr -dc 'A-Za-z0-9' </dev/urandom 2>/dev/null | head -c 32 || true; }
 
 # find_value NAMESPACE NAME KEY SOURCE FILE
@@ -29,7 +29,7 @@ find_value() {
   [ -s "$5" ] || die "the Secret $1/$2 needs $3 from ${4#copy:}, which holds nothing; see: kubectl -n ${namespace:-$1} get secret,configmap"
 }
 
-# make_secrets NAMESPACE|NAMESPACE/NAME…: all Secrets of these namespaces, or this one.
+# make_secrets NAMESPACE|NAMESPACE/NAME…: applies all Secrets of these namespaces, or single Secrets.
 make_secrets() {
   local wanted namespace name key source folder
   for wanted in "$@"; do
@@ -46,7 +46,7 @@ make_secrets() {
   done
 }
 
-# all_config: the configuration of all functions with its secrets, as a file of KEY='VALUE' lines.
+# all_config: prints the configuration of all functions with its secrets, as lines of KEY='VALUE'.
 all_config() {
   local files=(infra/config/config.env) line key namespace name field quote="'"
   if [ "$ENVIRONMENT" = prod ]; then files+=(infra/config/prod/config.env); fi
@@ -61,7 +61,7 @@ all_config() {
   for key in $(printf '%s\n' "${!lines[@]}" | sort); do printf '%s=%s%s%s\n' "$key" "$quote" "${lines[$key]}" "$quote"; done
 }
 
-# config_secrets: which key is in which Secret: key, namespace, name, field.
+# config_secrets: prints the Secret of each secret key, one per line: key, namespace, name, field.
 config_secrets() {
   echo MYSQL_PASSWORD mysql mysql-lambda password
   if [ "$ENVIRONMENT" = prod ]; then
@@ -71,7 +71,7 @@ config_secrets() {
   fi
 }
 
-# keys_of NAME: the keys that a function, or the forwarder, reads besides secrets that a URL names. Its manifest says which.
+# keys_of NAME: prints the keys in the manifest of a function or of the forwarder, without those that URLs refer to.
 keys_of() {
   local manifest="functions/$1/service.yaml"
   if [ "$1" = forwarder ]; then
@@ -81,7 +81,7 @@ keys_of() {
   sed -nE 's/^ +(- )?name: ([A-Z][A-Z_]+)$/\2/p' "$manifest" infra/knative/base/function.yaml
 }
 
-# pick FILE KEY…: the lines of a file of KEY=VALUE that are about these keys; a value in quotes may have many lines.
+# pick FILE KEY…: prints the lines of a file of KEY=VALUE that belong to these keys; quoted values may span lines.
 pick() {
   local file="$1"
   shift
@@ -103,7 +103,7 @@ pick() {
   ' "$file"
 }
 
-# config_of NAME: of all that $work/config has, what this function, or the forwarder, reads.
+# config_of NAME: prints the part of $work/config that this function, or the forwarder, reads.
 config_of() {
   local keys references
   mapfile -t keys < <(keys_of "$1" | tr ' ' '\n')
@@ -131,15 +131,15 @@ openfaas_secrets() {
   echo "not used without TLS" >"$work/ca"
   if [ "$ENVIRONMENT" = prod ]; then value cassandra configmap cassandra-local-serving-ca ca-bundle.crt >"$work/ca"; fi
   for name in "${FUNCTIONS[@]}"; do openfaas_secret "lambda-$name" "$work/lambda-$name"; done
-  # On Kubernetes the forwarder is a Deployment, which reads what its manifest says.
+  # On Kubernetes the forwarder is a Deployment, whose manifest names its configuration.
   if [ "$ENVIRONMENT" = faasd ]; then openfaas_secret lambda-forwarder "$work/lambda-forwarder"; fi
   openfaas_secret cassandra-ca "$work/ca"
   event_token
 }
 
-# event_token: what the internal functions ask for and the forwarder sends, made once. On Kubernetes the forwarder reads
-# the Secret openfaas/event-token, and the functions get a copy. On faasd the gateway alone has it, and never shows it.
-# Sets token_made where running functions cannot know it yet.
+# event_token: sets the token that internal functions require and the forwarder sends. It is generated once. On
+# Kubernetes the forwarder reads the Secret openfaas/event-token, and the functions get a copy. On faasd only the
+# gateway has it, and never returns it. Sets token_made if running functions cannot know the token yet.
 event_token() {
   token_made=
   : >"$work/token"

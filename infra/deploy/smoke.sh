@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # work is deploy.sh's
-# Posts a user that nobody posted before, and waits until it is counted and stored. How it is seen to be stored differs.
+# Posts a new user and waits until it is counted and stored. How storage is verified depends on the platform.
 
-# smoke INGEST ANALYTICS STORED: base URLs of two functions, and a function of this file that answers with a growing
-# number of users stored so far, or with nothing while it cannot tell.
+# smoke INGEST ANALYTICS STORED: base URLs of two functions, and a function of this file that prints an increasing
+# number of users stored so far, or nothing if it is unknown.
 smoke() {
   local ingest="$1" analytics="$2" stored="$3" until=$((SECONDS + TIMEOUT)) answer="" id counted_before stored_before now
   id=$(cat /proc/sys/kernel/random/uuid)
@@ -29,7 +29,7 @@ smoke() {
   printf '\nPOST users to  %s/user\nread           %s/analytics\n' "${INGEST_URL:-$ingest}" "${ANALYTICS_URL:-$analytics}"
 }
 
-# counted ANALYTICS: how many users analytics counts now.
+# counted ANALYTICS: prints the current number of users at analytics.
 counted() {
   local answer
   answer=$(curl -sS -m 10 -f "$1/analytics" -H "Host: ${ANALYTICS_HOST:-$(host_of "$1")}" 2>"$work/smoke-error") || return 1
@@ -40,7 +40,7 @@ counted() {
 
 host_of() { sed -E 's#^[a-z]+://([^/]+).*#\1#' <<<"$1"; }
 
-# gateway: NAMESPACE SERVICE of Knative's own gateway for what is inside the cluster.
+# gateway: prints NAMESPACE SERVICE of Knative's cluster-local gateway.
 gateway() {
   local candidate
   for candidate in "kourier-system kourier-internal" "istio-system knative-local-gateway" "contour-internal envoy"; do
@@ -51,7 +51,7 @@ gateway() {
   return 1
 }
 
-# forward_port NAMESPACE TARGET PORT PATH: makes TARGET's port one of this machine, named in `forwarded`.
+# forward_port NAMESPACE TARGET PORT PATH: forwards a local port to TARGET's port, and sets `forwarded` to it.
 forward_port() {
   local until=$((SECONDS + 30))
   forwarded=$((20000 + RANDOM % 20000))
@@ -63,7 +63,7 @@ forward_port() {
   done
 }
 
-# Through a port of this machine, since a new cluster's names are in nobody's DNS.
+# Uses a forwarded port, because the host names of a new cluster are not in any DNS.
 smoke_knative() {
   local namespace service
   read -r namespace service <<<"$(gateway)"
@@ -74,7 +74,7 @@ smoke_knative() {
     smoke "http://127.0.0.1:$forwarded" "http://127.0.0.1:$forwarded" stored_by_batch
 }
 
-# stored_by_batch: a tick, as a PingSource sends it; its summary says how many users the master dataset has.
+# stored_by_batch: sends a tick as a PingSource does, and prints the summary's number of users in the master dataset.
 stored_by_batch() {
   curl -sS -m 30 -f -X POST "http://127.0.0.1:$forwarded/" -H 'Host: batch.lambda.svc.cluster.local' \
     -H 'ce-specversion: 1.0' -H 'ce-type: smoke' -H 'ce-source: /deploy' -H "ce-id: $RANDOM" 2>"$work/smoke-error" |
@@ -86,10 +86,11 @@ smoke_openfaas() {
   smoke "$OPENFAAS_URL/function/ingest" "$OPENFAAS_URL/function/analytics" stored_by_forwarder
 }
 
-# arrow_field FIELD: what the forwarder says of the source that leads to store.
+# arrow_field FIELD: prints a field of the forwarder's statistics of the source whose sink is store.
 arrow_field() { arrows | tr '{' '\n' | grep -E '"function": *"store"' | grep -oE "\"$1\": *[0-9]+" | grep -oE '[0-9]+$' || true; }
 
-# stored_by_forwarder: how many events store took since the forwarder started; nothing once one was dead-lettered.
+# stored_by_forwarder: prints the number of events that store accepted since the forwarder started; fails once one was
+# dead-lettered.
 stored_by_forwarder() {
   local dead
   dead=$(arrow_field dead)

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Waits until what was applied is ready, or is gone. A step as a whole waits TIMEOUT seconds, and explains what is not
-# ready then.
+# Waits until applied objects are ready, or deleted objects are gone. A step waits TIMEOUT seconds in total, and then
+# explains what is not ready.
 
-# deadline: begins the time of a step.
+# deadline: starts the timeout of a step.
 deadline() { step_until=$((SECONDS + TIMEOUT)); }
-# remaining: seconds that the step still has; one at least, so that what is ready already is seen.
+# remaining: prints the seconds left to the step; at least one, so that objects that are already ready pass.
 remaining() { echo $((step_until > SECONDS ? step_until - SECONDS : 1)); }
 
-# ready NAMESPACE KIND NAME CONDITION: `condition=Ready`, or what else kubectl waits for.
+# ready NAMESPACE KIND NAME CONDITION: waits for `condition=Ready`, or another condition of `kubectl wait`.
 ready() {
   kubectl -n "$1" wait "$2/$3" --for="$4" --timeout="$(remaining)s" || not_ready "$1" "$2" "$3"
 }
@@ -51,12 +51,12 @@ wait_knative() {
   ready lambda pingsource minute-to-batch condition=Ready
 }
 
-# gone WHAT KUBECTL-GET-WORDS…: waits until no such object is left, and says every 10 s what still is.
+# gone WHAT KUBECTL-GET-ARGUMENTS…: waits until no such object is left, and prints the remaining ones every 10 s.
 gone() {
   local what="$1" left said=$SECONDS
   shift
   deadline
-  # A cluster that does not answer says nothing of what is gone.
+  # An error of the cluster does not mean that the objects are gone.
   until left=$(kubectl get "$@" -o name --ignore-not-found 2>&1) && [ -z "$left" ]; do
     if [ "$SECONDS" -ge "$step_until" ]; then
       die "still there after $TIMEOUT s: $(paste -sd' ' <<<"$left"); see what holds it: kubectl get namespace -o yaml shows conditions and finalizers; then run this again"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# archive.sh NAME TREE OUT.tar REFERENCE: an image of a tree, as an archive that docker, podman, containerd, kind and skopeo
-# take, each by the name REFERENCE: an OCI layout with the list of a docker archive beside it.
-# What the image is told (user, environment, entry point, labels) stands in the Dockerfile's last stage alone. The same
-# tree gives the same bytes. VERSION, REVISION and CREATED stand in the labels, TARGETARCH is the machine it is for.
+# archive.sh NAME TREE OUT.tar REFERENCE: writes an image of the files in TREE, as an archive that docker, podman,
+# containerd, kind and skopeo load as REFERENCE: an OCI layout plus the manifest.json of a docker archive.
+# Reads the image's configuration (user, environment, entry point, labels) from the Dockerfile's last stage. The same
+# tree gives the same bytes. The labels contain VERSION, REVISION and CREATED; TARGETARCH is the image's architecture.
 set -euo pipefail
 name="$1" tree="$2" out="$3" reference="$4"
-# Whole, as containerd keeps it: a name without a registry is one of docker.io.
+# Fully qualified, as containerd stores it: a name without a registry refers to docker.io.
 case "${reference%%/*}" in *.* | *:* | localhost) ;; *) reference="docker.io/$reference" ;; esac
 here="$(cd "$(dirname "$0")" && pwd)"
 work="$(mktemp -d)"
@@ -13,18 +13,18 @@ trap 'rm -rf "$work"' EXIT
 blobs="$work/image/blobs/sha256"
 mkdir -p "$blobs"
 
-# The values of an instruction of the last stage, a line each, with the arguments put in.
+# Prints the values of an instruction of the last stage, one per line, with the build arguments substituted.
 instruction() {
   sed -n '/^FROM scratch/,$p' "$here/../Dockerfile" | sed -n "s/^$1 //p" |
     sed -e "s|\${FUNCTION}|$name|g" -e "s|\${VERSION}|$VERSION|g" -e "s|\${REVISION}|$REVISION|g" -e "s|\${CREATED}|$CREATED|g"
 }
 
-# Lines as the items of a JSON list or object.
+# Joins lines as the items of a JSON list or object.
 items() { paste -sd, -; }
 
 digest() { sha256sum "$1" | cut -d' ' -f1; }
 
-# Moves a file among the blobs, and describes it.
+# Moves a file to the blobs and prints its descriptor, without the closing brace.
 blob() {
   local file="$1" type="$2" digest size
   digest="$(digest "$file")"
@@ -52,7 +52,7 @@ config="$(blob "$work/config" config.v1+json)}"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s]}' \
   "$config" "$layer" >"$work/manifest"
 manifest="$(blob "$work/manifest" manifest.v1+json)"
-# containerd reads the first, others the second.
+# containerd reads the first annotation, other tools the second.
 annotations="\"annotations\":{\"io.containerd.image.name\":\"$reference\",\"org.opencontainers.image.ref.name\":\"$reference\"}"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s,"platform":{"architecture":"%s","os":"linux"},%s}]}' \
   "$manifest" "$TARGETARCH" "$annotations" >"$work/image/index.json"

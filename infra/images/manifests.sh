@@ -1,6 +1,6 @@
 #!/bin/sh
-# manifests.sh OUT: what decides how dependencies are built, with an empty program in the place of each of ours. A layer
-# that is built of it stays as long as no Cargo.toml changes.
+# manifests.sh OUT: writes all files that determine how dependencies are built, with an empty program in place of each
+# of the workspace's own. A layer built from OUT is cached until a Cargo.toml changes.
 set -eu
 out="$1"
 mkdir -p "$out"
@@ -13,5 +13,5 @@ find . -name '*.rs' \( -name lib.rs -o -name main.rs -o -path '*/tests/*.rs' \) 
     *) : >"$out/$file" ;;
   esac
 done
-# Not every builder looks past the time of a file.
+# Some builders include modification times in the cache key.
 find "$out" -exec touch -d @0 {} +

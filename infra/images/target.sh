@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034
-# target.sh, to be sourced: the machine that images are built on, in BUILDARCH, and the one that they are for, in
-# TARGETARCH (the same unless it is set), both as Docker names them; the Rust target of the second in `target`, and in
-# `compiler` what compiles C for it.
+# target.sh, to be sourced: sets BUILDARCH to the host's architecture and TARGETARCH to that of the images (the host's
+# unless it is set), both as Docker names them, `target` to the Rust target of TARGETARCH, and `compiler` to its C
+# compiler.
 case "$(uname -m)" in
   x86_64) BUILDARCH=amd64 ;;
   aarch64 | arm64) BUILDARCH=arm64 ;;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# trees.sh OUT: of what build.sh built, the files of each image, one folder an image named after it: the function, the authorities that
-# sign certificates, and `/tmp`. The forwarder's holds the arrows and the functions that they lead to as well.
+# trees.sh OUT: collects the files of each image from what build.sh built, in a folder named after the image: the
+# program, the CA certificates and `/tmp`. The forwarder's folder also has the manifests of the arrows and functions.
 set -eu
 here="$(dirname "$0")"
 # shellcheck source=infra/images/target.sh
@@ -27,6 +27,6 @@ for service in functions/*/service.yaml; do
   install -m 644 "$service" "$etc/functions/$(basename "$(dirname "$service")").yaml"
 done
 for arrow in eventing/*.yaml; do
-  # Kustomize's own file there is no manifest.
+  # kustomization.yaml is not a manifest.
   [ "$(basename "$arrow")" = kustomization.yaml ] || install -m 644 "$arrow" "$etc/eventing/"
 done

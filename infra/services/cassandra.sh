@@ -24,7 +24,7 @@ program=("$(java17)" "-Xms${CASSANDRA_HEAP:-512m}" "-Xmx${CASSANDRA_HEAP:-512m}"
 
 install() {
   fetch_jars
-  # It measures objects through an agent.
+  # Cassandra measures object sizes with this agent.
   local agent
   agent="$(ls "$jars"/jamm-*.jar)"
   program+=("-javaagent:$agent" -cp "$jars/*" org.apache.cassandra.service.CassandraDaemon)

@@ -8,12 +8,13 @@ program=("$java" -Xms128m "-Xmx${KAFKA_HEAP:-512m}" "${options[@]}" -cp "$jars/*
 
 install() { fetch_jars; }
 
-# With KAFKA_SECURED a second door on the next two ports, for tests of ways in: KAFKA_PORT+2 wants a client's certificate,
-# KAFKA_PORT+3 a name (alice by PLAIN, bob by SCRAM) and a password. Keys and certificates lie in $folder/tls.
+# With KAFKA_SECURED, the next two ports have listeners for tests of authentication: KAFKA_PORT+2 requires a client
+# certificate, KAFKA_PORT+3 a user name (alice with PLAIN, bob with SCRAM) and a password. Keys and certificates are in
+# $folder/tls.
 secured() { [ -n "${KAFKA_SECURED:-}" ]; }
 tls="127.0.0.1:$((KAFKA_PORT + 2))" sasl="127.0.0.1:$((KAFKA_PORT + 3))"
 
-# certify NAME SUBJECT [EXTENSION]: a key and what the authority says of it.
+# certify NAME SUBJECT [EXTENSION]: creates a key and a certificate signed by the authority.
 certify() {
   openssl req -newkey rsa:2048 -nodes -subj "/CN=$2" -keyout "$1.key" -out "$1.csr"
   openssl x509 -req -in "$1.csr" -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile <(echo "${3:-}") -out "$1.pem"
@@ -27,7 +28,7 @@ certificates() (
   certify client client
 )
 
-# A file as one line of Java's properties.
+# Prints a file as one line of Java properties.
 line() { awk '{ printf "%s\\n", $0 }' "$folder/tls/$1"; }
 
 secure() {
@@ -55,7 +56,7 @@ configure() {
     listeners=",SSL://$tls,SASL_SSL://$sasl"
     format=(--add-scram "SCRAM-SHA-256=[name=bob,password=in + out]" --add-scram "SCRAM-SHA-512=[name=bob,password=in + out]")
   fi
-  # An ordered source has one event of each partition under way: 64 of them, as in the embedded log.
+  # An ordered source has one event of each partition in flight, so there are 64 partitions, as in the embedded log.
   cat >"$folder/server.properties" <<CONF
 process.roles=broker,controller
 node.id=1
@@ -85,5 +86,5 @@ CONF
       "${format[@]}" >>"$folder/log" 2>&1
 }
 
-# It listens before it serves; its log says when it does.
+# Kafka listens before it serves requests, so kcat requests its metadata if it is installed.
 ready() { listens "$KAFKA_PORT" && { ! command -v kcat || kcat -b "$address" -L -m 1; }; }

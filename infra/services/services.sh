@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# services.sh up|down|status|wipe|install [kafka] [cassandra] [mariadb]: the services of one checkout, on this machine.
-# With Docker they are those of infra/compose.yaml; without it (or with SERVICES=bare) processes of Debian's and Maven's
-# packages, whose data lies in $SERVICES_DIR (.services). `down` keeps the data, `wipe` does not;
-# `install` only fetches what `up` starts.
-# Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each file beside this says what one service needs.
-# Jars are fetched once into $SERVICES_JARS ($SERVICES_DIR/jars).
+# services.sh up|down|status|wipe|install [kafka] [cassandra] [mariadb]: manages the services of one checkout.
+# With Docker, runs the services of infra/compose.yaml; without it, or with SERVICES=bare, runs processes from Debian's
+# and Maven's packages, with their data in $SERVICES_DIR (.services). `down` keeps the data, `wipe` deletes it;
+# `install` only downloads what `up` starts.
+# Ports: KAFKA_PORT 9092, CASSANDRA_PORT 9042, MYSQL_PORT 3307. Each service is defined by a file with its name. Jars
+# are downloaded once to $SERVICES_JARS ($SERVICES_DIR/jars).
 # shellcheck disable=SC2030,SC2031,SC2154 # a service's variables come from its file, and live in its subshell
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -16,7 +16,7 @@ usage() {
   exit 2
 }
 
-# Runs a verb on a service, whose file defines `install`, `configure`, `ready` and the array `program`.
+# Runs a function of this file on a service, whose file defines `install`, `configure`, `ready` and the array `program`.
 on() (
   name="$1"
   folder="$root/$name"
@@ -27,7 +27,7 @@ on() (
   "$2"
 )
 
-# A zombie that nobody waits for lives no more.
+# A zombie has exited, although `kill -0` still finds it.
 alive() {
   local pid
   pid="$(cat "$folder/pid" 2>/dev/null)" && kill -0 "$pid" 2>/dev/null && ! grep -qs ') Z ' "/proc/$pid/stat"
@@ -75,7 +75,7 @@ wipe() {
   rm -rf "$folder/data" "$folder/log"
 }
 
-# The jars of a pom.xml, fetched once.
+# Downloads the jars of a pom.xml once.
 fetch_jars() {
   [ -f "$jars/complete" ] && return
   command -v mvn >/dev/null || { echo "$name needs Maven and a JDK 17: apt install maven openjdk-17-jre-headless" >&2; return 1; }
@@ -83,7 +83,7 @@ fetch_jars() {
   touch "$jars/complete"
 }
 
-# Cassandra 5 does not run on every newer Java.
+# Prints the path of Java 17: Cassandra 5 does not run on every newer version.
 java17() {
   for java in "${JAVA:-}" /usr/lib/jvm/java-17-openjdk-*/bin/java /usr/lib/jvm/*17*/bin/java "$(command -v java || true)"; do
     if [ -x "$java" ]; then

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# test.sh [bench|outages] [ARGUMENTS]: what needs the real services, against services of its own that end with it.
-# Without a word: the contract suites of all backends, the system tests (ARGUMENTS choose some of those), and `outages`,
-# which kills, stops and restarts the services themselves while the system works.
-# Services start on free ports in a folder of their own, so that two of these may run at once.
+# test.sh [bench|outages] [ARGUMENTS]: runs the tests that need the real services, with separate services that stop with
+# it. Without arguments: the contract suites of all backends, the system tests (ARGUMENTS select some of those), and
+# `outages`, which kills, stops and restarts the services while the system is in use.
+# Services start on free ports and in a separate folder, so that several runs of this script can overlap.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# Ports that nobody listens on, twenty in a row.
+# Prints the first of 21 consecutive free ports.
 free() {
   local base port
   while base=$((20000 + RANDOM % 20000)); do
@@ -33,7 +33,7 @@ if [ "${1:-}" = bench ]; then
   cargo bench --locked --bench figures -- services "$@"
   exit
 fi
-# Each alone, since nothing else works meanwhile.
+# One test at a time, because the outages would affect other tests.
 outages() { cargo test --release --locked --test system -- --test-threads=1 --nocapture outages; }
 if [ "${1:-}" = outages ]; then
   outages
