@@ -104,7 +104,7 @@ pub async fn analytics() -> Figure {
     history_figure("1,000,000 points", "1,000 points", &rates, rss)
 }
 
-/// Creates the row that compares a long with a short history: requests per second of both, and the peak memory.
+/// Creates the row that compares a long with a short history: requests per second of both, and the highest memory.
 pub fn history_figure(long: &str, short: &str, rates: &[f64], rss: f64) -> Figure {
     let ratio = rates[0] / rates[1];
     figure(
