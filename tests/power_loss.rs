@@ -32,7 +32,7 @@ const CUTS: usize = 10;
 /// The operations that can fail.
 const OPERATIONS: [Operation; 3] = [Operation::Open, Operation::Write, Operation::Sync];
 
-/// Behavior of the disk before a power cut.
+/// State of the disk before a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
     ItWorks,
