@@ -74,8 +74,7 @@ impl Load {
         (0..CLIENTS).map(|number| tokio::spawn(client(self.clone(), number))).chain(probers).collect()
     }
 
-    /// Releases this part of all posts. Returns the number of posts sent once a third of the newly released ones is
-    /// sent.
+    /// Releases this part of all posts. Returns the number of posts sent once a third of the newly released ones is.
     pub fn release(&self, part: f64) -> usize {
         let now = (self.posts.len() as f64 * part) as usize;
         let before = self.released.swap(now, Ordering::Relaxed);

@@ -25,8 +25,8 @@ const NOISE: Duration = Duration::from_secs(2);
 /// All functions except `ingest`, which has no store that needs tables.
 const WITH_TABLES: [&str; 4] = ["count", "store", "batch", "analytics"];
 
-/// Starts all replicas at once and probes each. Returns the time from when all are alive until all are ready, because
-/// the time to start twenty processes does not depend on the store.
+/// Starts all replicas at once and probes each. Returns the time from when all are alive until all are ready, which
+/// excludes the time that the machine needs to start twenty processes.
 async fn probe_together(folder: &Path, names: &[&str], variables: &[(&'static str, String)]) -> Duration {
     let start = |name: &&str| Function::start(name, folder, variables);
     let replicas: Vec<_> =

@@ -56,7 +56,7 @@ impl Proxy {
         Self { address, cut, stop }
     }
 
-    /// Blocks all connections in both directions: bytes, ends and resets do not pass.
+    /// Blocks all connections in both directions: no data, close or reset passes.
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }

@@ -1,4 +1,4 @@
-//! Benchmarks on real Kafka, Cassandra and MariaDB, with their client libraries alone as references.
+//! Benchmarks on real Kafka, Cassandra and MariaDB. Their client libraries alone are the references.
 
 use std::{
     collections::BTreeSet,

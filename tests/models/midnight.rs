@@ -6,7 +6,7 @@ use stateright::{Model, Property};
 
 use crate::{prove, refute};
 
-/// The rules that apply. Without any of them, there must be a counterexample.
+/// The rules that apply. If one of them does not, there must be a counterexample.
 #[derive(Clone, Copy)]
 struct Rules {
     /// A day is registered before a point is written to it.

@@ -9,7 +9,7 @@ use crate::{prove, refute};
 
 type Id = u8;
 
-/// The rules that apply. Without any of them, there must be a counterexample.
+/// The rules that apply. If one of them does not, there must be a counterexample.
 #[derive(Clone, Copy)]
 struct Rules {
     /// The batch is applied only if the number is still the one that was read.
