@@ -1,5 +1,5 @@
-//! Kafka's own tools beside the system: what others produce counts, and others read what `ingest` wrote.
-//! Only on the real services, with Debian's kcat.
+//! Interoperability with kcat, a Kafka client: the system counts what kcat produces, and kcat reads what `ingest`
+//! wrote. Requires the real services and Debian's kcat.
 
 use std::{
     io::Write,
@@ -15,7 +15,7 @@ use crate::{
     stores::{Services, Stores},
 };
 
-/// Runs kcat on the log's topic; answers what it wrote.
+/// Runs kcat on the log's topic. Returns its standard output.
 fn kcat(services: &Services, args: &[&str], input: &str) -> String {
     let mut command = Command::new("kcat");
     command.args(["-b", &services.kafka, "-t", &services.name]).args(args);
@@ -33,7 +33,7 @@ async fn what_kcat_produces_counts_as_what_ingest_does() {
         return not_run(Lacks::Services, "there is no Kafka here");
     };
     let user = |name: &str| json!({ "id": Uuid::new_v4(), "name": name }).to_string();
-    // A plain value without key or headers, as in the days before CloudEvents.
+    // A plain value without key or headers: the format before CloudEvents.
     kcat(services, &["-P"], &user("plain"));
     let event = ["specversion=1.0", "id=7", "source=/kcat", "type=com.example.user", "myextension=x"];
     let headers: Vec<String> = event.iter().map(|h| format!("ce_{h}")).collect();
@@ -48,7 +48,7 @@ async fn what_kcat_produces_counts_as_what_ingest_does() {
     app.eventually("four are counted", async |app| app.user_count().await == 4).await;
     app.settle().await;
     assert_eq!(app.tick("").await["users"], 4);
-    // What is no user is in the dead letter, once for each of the two functions.
+    // The value that is not a user has become a dead letter of each of the two functions.
     app.eventually("two letters", async |app| app.get("/status").await["deadLetters"] == 2).await;
 }
 

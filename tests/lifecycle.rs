@@ -1,4 +1,4 @@
-//! What starts, stops and is left over.
+//! Start, stop and crash of the runtime and its functions: exit codes, child processes and data.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn a_killed_function_is_started_again_when_needed() {
         app.eventually("it is counted", async |app| app.user_count().await == n).await;
         for pid in app.function_pids().await {
             signal(pid, Signal::KILL);
-            // Until then a request may be given to it, and get a 502.
+            // Until then the runtime may send a request to the killed process and return a 502.
             let noticed = async |app: &mut App| !app.function_pids().await.contains(&pid);
             app.eventually("the runtime sees that it is gone", noticed).await;
         }
@@ -87,7 +87,7 @@ async fn deleted_views_come_back_by_tick_and_replay() {
     }
     app.restart();
     app.tick("?full=true").await;
-    // The batch layer answers at once, the speed layer after a replay.
+    // The batch layer has the users after the tick, the speed layer only after a replay.
     assert_eq!(app.user_count().await, 30);
     assert_eq!(app.analytics().await["longestNameUser"], before["longestNameUser"]);
     let replay = app.command(&["replay", "--to", "count"]);

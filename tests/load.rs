@@ -1,5 +1,5 @@
-//! Clients that post users until each is acknowledged, whatever happens to the system meanwhile; beside them, every
-//! function is probed as in a cluster.
+//! Clients that post each user until it is acknowledged, regardless of failures of the system. Meanwhile every function
+//! is probed as in a cluster.
 
 use std::{
     collections::BTreeSet,
@@ -19,14 +19,14 @@ use uuid::Uuid;
 
 use crate::{function::PROBE_TIMEOUT, wire};
 
-/// Clients that post at once.
+/// Number of concurrent clients.
 const CLIENTS: usize = 64;
-/// How long a client waits that was refused, or that has nothing to post yet.
+/// Delay before a client retries a refused post, or checks again for a released one.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a prober waits before it asks again where it had an answer.
+/// Delay before the next probe after a response.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-/// Readiness of every function, through the gateway.
+/// Readiness paths of all functions, through the gateway.
 const PROBES: [&str; 5] = [
     "/ingress/readyz",
     "/function/count/readyz",
@@ -35,20 +35,20 @@ const PROBES: [&str; 5] = [
     "/service-analytics/readyz",
 ];
 
-/// What the clients do, seen by all of them.
+/// State that all clients share.
 pub struct Load {
-    /// Each user as often as it is sent, in a random order.
+    /// All posts in random order: each user as many times as it is sent.
     posts: Vec<User>,
     next: AtomicUsize,
-    /// How many of the posts may be sent by now.
+    /// Number of posts that may be sent by now.
     released: AtomicUsize,
     acknowledged: Mutex<BTreeSet<Uuid>>,
-    /// Where the runtimes listen now; clients take turns.
+    /// Current addresses of the runtimes. Clients are distributed over them.
     addresses: Mutex<Vec<SocketAddr>>,
 }
 
 impl Load {
-    /// So many users, each to be sent one to three times to one of these addresses; nothing is released yet.
+    /// Creates a load of `users` users, each sent one to three times to one of `addresses`. No post is released yet.
     pub fn new(users: usize, random: &mut StdRng, addresses: Vec<SocketAddr>) -> Arc<Self> {
         let mut posts = Vec::new();
         for user in (0..users).map(names::user) {
@@ -66,7 +66,7 @@ impl Load {
         })
     }
 
-    /// Starts the clients, and a prober of each function of each runtime; each ends once there is nothing left to post.
+    /// Starts the clients, and a prober for each function of each runtime. They end once there is nothing left to post.
     pub fn start(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
         let runtimes = self.addresses.lock().unwrap().len();
         let probers = (0..runtimes).flat_map(|runtime| PROBES.map(|path| (runtime, path)));
@@ -74,36 +74,36 @@ impl Load {
         (0..CLIENTS).map(|number| tokio::spawn(client(self.clone(), number))).chain(probers).collect()
     }
 
-    /// Lets the clients send this part of all posts; answers how many are sent when a third of what is new of it is.
+    /// Releases this part of all posts. Returns the number of posts sent once a third of the newly released ones is.
     pub fn release(&self, part: f64) -> usize {
         let now = (self.posts.len() as f64 * part) as usize;
         let before = self.released.swap(now, Ordering::Relaxed);
         before + (now - before) / 3
     }
 
-    /// Waits until so many posts were begun.
+    /// Waits until the clients have started `posts` posts.
     pub async fn until_sent(&self, posts: usize) {
         while !self.sent(posts) {
             tokio::time::sleep(AGAIN).await;
         }
     }
 
-    /// Whether so many posts were begun.
+    /// Whether the clients have started `posts` posts.
     pub fn sent(&self, posts: usize) -> bool {
         self.next.load(Ordering::Relaxed) >= posts
     }
 
-    /// How many posts there are.
+    /// Total number of posts.
     pub fn total(&self) -> usize {
         self.posts.len()
     }
 
-    /// A runtime listens elsewhere now.
+    /// Sets the new address of a runtime.
     pub fn moved(&self, runtime: usize, to: SocketAddr) {
         self.addresses.lock().unwrap()[runtime] = to;
     }
 
-    /// The ids of all users that were acknowledged.
+    /// The ids of all acknowledged users.
     pub fn acknowledged(&self) -> BTreeSet<Uuid> {
         self.acknowledged.lock().unwrap().clone()
     }
@@ -114,15 +114,15 @@ impl Load {
     }
 }
 
-/// Asks for readiness, hangs up when the answer takes too long, and asks again at once, as Knative's queue-proxy does.
+/// Probes readiness as Knative's queue-proxy does: it closes the connection at the timeout and probes again at once.
 async fn prober(load: Arc<Load>, runtime: usize, path: &str) {
     let request = wire::request("GET", path, &[], b"");
-    // Each client takes one turn more than there are posts.
+    // At the end, each client takes one more turn, for which there is no post.
     while !load.sent(load.total() + CLIENTS) {
         if wire::ask_and_hang_up(load.address(runtime), &request, PROBE_TIMEOUT).await.is_some() {
             tokio::time::sleep(PROBE_INTERVAL).await;
         }
-        // A runtime that is down refuses at once.
+        // A runtime that is down refuses connections immediately.
         tokio::time::sleep(AGAIN).await;
     }
 }

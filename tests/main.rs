@@ -1,63 +1,63 @@
-//! System tests: the real binary, its gateway and its functions, driven over HTTP as people do.
+//! System tests: the real binary, its gateway and its functions, used over HTTP as clients use them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-/// The system under test, started in a folder of its own, and the verbs that the cases use.
+/// The system under test in a separate folder, and the operations that the tests use.
 mod app;
-/// Who may depend on whom.
+/// Permitted dependencies between packages.
 mod arrows;
-/// From zero to many replicas and back.
+/// Scaling from zero to many replicas and back.
 mod autoscaling;
 /// Disks that fail to write or to sync.
 mod bad_disk;
-/// Requests that are wrong, and clients that misbehave.
+/// Invalid requests and misbehaving clients.
 mod bad_input;
 /// Random kills under load.
 mod chaos;
-/// CloudEvents' own SDK of another language sends and receives.
+/// Interoperability with the CloudEvents SDK of another language.
 mod clients;
-/// What clients, proxies and attackers send that no library would.
+/// Requests from clients, proxies and attackers that no HTTP library sends.
 mod clients_as_they_are;
-/// The wall clock is set back and forth.
+/// Steps of the wall clock, backward and forward.
 mod clocks;
-/// What is acknowledged arrives or ends in the dead letter.
+/// Every acknowledged event is processed or becomes a dead letter.
 mod deliverable;
-/// Stores that fail, vanish or fall silent, and work again.
+/// Stores that fail, disappear or stop responding, and recover.
 mod faulty_stores;
-/// Files of a package refer to each other in one direction.
+/// Dependencies between the files of a package have no cycles.
 mod file_cycles;
-/// One function's process alone, and the probes that it gets.
+/// A single function's process without the runtime, and its probes.
 mod function;
-/// Clients that hang up.
+/// Clients that disconnect before the response.
 mod hangups;
 /// Replicas that hang, crash in a loop, or die in the middle of a batch.
 mod hung_replica;
-/// Kafka's own tools beside the system.
+/// Interoperability with kcat, a Kafka client.
 mod interop;
 /// Start, stop, kill.
 mod lifecycle;
-/// Clients that do not give up.
+/// Clients that retry until every user is acknowledged.
 mod load;
-/// What a test says that cannot run here.
+/// Reports of tests that cannot run in this environment.
 mod not_run;
-/// Metrics and traces.
+/// Metrics, traces and logs.
 mod observed;
-/// The real services are killed, stopped and away.
+/// Outages of the real services: killed, stopped or not started yet.
 mod outages;
-/// What events from outside must not do to operators.
+/// Events from foreign producers must not harm operators.
 mod outsiders;
-/// Power cuts, on a disk that loses what was not synced.
+/// Power cuts on a disk that loses unsynced data.
 mod power_loss;
-/// Each function reads its own keys and no others.
+/// Each function reads only its own configuration keys.
 mod privilege;
-/// Readiness as queue-proxy asks for it.
+/// Readiness probes as queue-proxy sends them.
 mod probes;
-/// A network that is slow or cut.
+/// TCP proxy that simulates a slow or interrupted network.
 mod proxy;
 /// Dead letters and replays.
 mod repair;
-/// Where a system under test keeps its data.
+/// Stores of the system under test: embedded or on the real services.
 mod stores;
-/// The first session of a newcomer.
+/// A new user's first session.
 mod walkthrough;
-/// HTTP written byte by byte.
+/// Raw HTTP/1.1.
 mod wire;

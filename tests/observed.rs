@@ -1,4 +1,4 @@
-//! What Prometheus, an OpenTelemetry collector and a reader of logs see of a function.
+//! Metrics, traces and logs of a function, as Prometheus, an OpenTelemetry collector and a log reader receive them.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -22,7 +22,7 @@ use crate::app::{App, DEADLINE, PROGRAM};
 const TRACE: [u8; 16] =
     [0x0a, 0xf7, 0x65, 0x19, 0x16, 0xcd, 0x43, 0xdd, 0x84, 0x48, 0xeb, 0x21, 0x1c, 0x80, 0x31, 0x9c];
 
-/// A function of its own; killed when the test ends.
+/// A separate function process. Killed when the test ends.
 struct Function(Child);
 
 impl Drop for Function {
@@ -72,7 +72,7 @@ async fn a_request_is_seen_in_metrics_and_in_its_callers_trace() {
         loop {
             let (mut stream, _) = collector.accept().await.unwrap();
             let mut sent = Vec::new();
-            // One post a connection is enough; what it says after its head is the spans.
+            // Only the first POST of each connection is read. Its body contains the spans.
             while !sent.windows(TRACE.len()).any(|window| window == TRACE) {
                 if stream.read_buf(&mut sent).await.unwrap_or(0) == 0 {
                     break;
@@ -93,7 +93,7 @@ async fn a_cron_connectors_call_ticks_and_is_found_in_the_logs() {
     let mut app = App::start().await;
     app.post_user(Uuid::new_v4(), "a").await;
     app.eventually("it is stored", async |app| app.tick("").await["users"] == 1).await;
-    // The gateway adds the two headers, the connector of Community Edition none.
+    // OpenFaaS's gateway adds the two headers; the Community Edition's connector adds none.
     let call = Request::post("/function/batch/")
         .header("x-call-id", "call-7")
         .header("x-start-time", "1700000000000000000")

@@ -1,5 +1,6 @@
-//! The real services are killed, stopped, restarted and away while the system works. Runs alone: no other test may
-//! need them meanwhile. `infra/services/test.sh` says where they are and how they are started.
+//! Kills, stops and restarts the real services while the system works, and starts the system before them. These tests
+//! run alone, because no other test may need the services meanwhile. `infra/services/test.sh` starts the services and
+//! sets their addresses.
 
 use std::{
     collections::BTreeSet,
@@ -25,14 +26,14 @@ use crate::{
 
 /// Users of one run, each sent one to three times.
 const USERS: usize = 20_000;
-/// How long a service is stopped.
+/// Time that a service is stopped for.
 const STOPPED: Duration = Duration::from_secs(10);
-/// How long a function may refuse work after its store is back or its peer is gone. Far above what is measured (0.1 to
-/// 6 s on two busy cores) and far below the minutes or hours that a lock, a session or a back-off without a bound takes.
+/// Maximum time that a function refuses work after its store is back or its peer is gone. Far above the measured 0.1 to
+/// 6 s on two busy cores, and far below the minutes or hours that an unbounded lock, session or back-off takes.
 const RECOVERY: Duration = Duration::from_secs(15);
 const SERVICES: [&str; 3] = ["kafka", "cassandra", "mariadb"];
 
-/// Starts or stops a service, and waits until that is done.
+/// Starts or stops a service and waits for completion.
 fn service(verb: &str, name: &str) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/infra/services/services.sh");
     let done = Command::new(script).args([verb, name]).output().unwrap();
@@ -43,13 +44,13 @@ fn send(name: &str, what: Signal) {
     let folder = std::env::var("SERVICES_DIR").unwrap();
     let pid = std::fs::read_to_string(format!("{folder}/{name}/pid")).unwrap().trim().parse().unwrap();
     signal(pid, what);
-    // It listens until its memory is given back.
+    // A killed process still listens until its memory is released.
     while what == Signal::KILL && runs(pid) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// At least two replicas of each function that events go to.
+/// Sets at least two replicas for each function that receives events.
 fn two_replicas(path: &str, manifest: String) -> String {
     let one = "autoscaling.knative.dev/min-scale: \"0\"";
     match path.contains("count/service") || path.contains("store/service") {
@@ -83,7 +84,7 @@ async fn services_that_are_killed_or_stopped_lose_nothing_and_count_nothing_twic
             tokio::time::sleep(STOPPED).await;
             send(name, Signal::CONT);
         }
-        // Its consumers leave without a word, and others join.
+        // Its consumers disappear without leaving the consumer group, and new ones join.
         if step % 2 == 1 {
             second.kill_and_restart();
             load.moved(1, second.address);
@@ -134,7 +135,7 @@ async fn what_starts_before_the_services_works_once_they_are_there() {
         ("/function/batch/readyz", "MySQL"),
         ("/service-analytics/readyz", "Cassandra"),
     ] {
-        // The first answers may come before the first attempt to connect has failed.
+        // The first responses may be sent before the first attempt to connect has failed.
         app.eventually("what is missing is named", async |app| {
             let answer = app.send(Request::get(path).body(bytes::Bytes::new()).unwrap()).await.unwrap();
             let said = String::from_utf8_lossy(answer.body()).into_owned();
@@ -151,7 +152,7 @@ async fn what_starts_before_the_services_works_once_they_are_there() {
     SERVICES.iter().for_each(|name| service("up", name));
 
     let up = Instant::now();
-    // The connection of the client may have been closed in the meantime, since it was idle.
+    // The client's connection may have been closed in the meantime, because it was idle.
     app.post_user_until_taken(id, "early").await;
     app.eventually("the user is counted", async |app| {
         let answer =
@@ -175,7 +176,7 @@ async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
     ask_until_ready(function.address, "/readyz").await;
     for n in 1..=3 {
         let id = Uuid::new_v4();
-        // It waits between its first statement and its commit.
+        // The function waits between the first statement and the commit of a transaction.
         let lock = wait_in_transaction(names, &function, id).await;
         send("mariadb", Signal::KILL);
         service("up", "mariadb");
@@ -183,7 +184,7 @@ async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
         send_within(&function, id, RECOVERY).await;
         assert_eq!(users(names).await, n);
     }
-    // The same between many statements and commits.
+    // The same with many concurrent transactions.
     let ids: Vec<_> = (0..300).map(|_| Uuid::new_v4()).collect();
     let address = function.address;
     let under_way = ids.iter().map(|id| {
@@ -202,7 +203,7 @@ async fn a_store_works_again_after_its_server_was_killed_in_a_transaction() {
     assert_eq!(users(names).await, 3 + ids.len() as i64);
 }
 
-/// Stops a service's process until dropped.
+/// Stops a service's process (SIGSTOP) until dropped.
 struct Stopped(&'static str);
 
 impl Stopped {

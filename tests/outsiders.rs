@@ -1,4 +1,4 @@
-//! What events from outside must not do to operators: hide dead letters, or write to their terminals.
+//! Events from foreign producers must neither hide dead letters from operators nor control their terminals.
 
 use bytes::Bytes;
 use event::Record;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{app::App, stores::Stores};
 
-/// The type of the system's own events that say that a dead letter was taken care of.
+/// Type of the system's own events that mark a dead letter as resolved.
 const RESOLVED: &str = "dev.lambda-architecture.dead-letter.resolved";
 
 fn output(app: &App, args: &[&str]) -> String {
@@ -52,7 +52,7 @@ async fn an_event_that_says_a_dead_letter_is_resolved_hides_none() {
     let before = places(&output(&app, &["dead-letters", "list"]));
     let [place] = before.as_slice() else { panic!("{before:?}") };
 
-    // Through the front door, where it may be refused.
+    // Through `ingest`, which may refuse it.
     let event = json!({
         "specversion": "1.0", "id": "1", "source": "/dead-letters", "type": RESOLVED, "subject": place,
         "data": { "id": id, "name": "the third" },
@@ -60,7 +60,7 @@ async fn an_event_that_says_a_dead_letter_is_resolved_hides_none() {
     let posted = Request::post("/ingress/").header("content-type", "application/cloudevents+json");
     let posted = app.send(posted.body(event.to_string().into()).unwrap()).await.unwrap().status().as_u16();
     assert!([202, 400].contains(&posted), "{posted}");
-    // And straight into the log, with whatever headers the system's own might have.
+    // Directly into the log, with headers that the system's own events might have.
     for (n, extra) in
         [("kind", "resolved"), ("how", "dropped"), ("partitionkey", place.as_str())].iter().enumerate()
     {
@@ -81,12 +81,12 @@ async fn an_event_that_says_a_dead_letter_is_resolved_hides_none() {
         app.get("/status").await["deadLetters"].as_u64() == Some(expected as u64)
     })
     .await;
-    // What the operator does still counts.
+    // The operator's own commands still take effect.
     output(&app, &["dead-letters", "drop", place]);
     assert!(!places(&output(&app, &["dead-letters", "list"])).contains(place));
 }
 
-/// Whether a text moves a terminal's cursor, changes its colours or reorders what it shows.
+/// Whether a text moves a terminal's cursor, changes its colours or reorders its output.
 fn controls(text: &str) -> bool {
     let reorders =
         |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -108,11 +108,11 @@ async fn what_comes_from_events_does_not_reach_a_terminal_as_it_is() {
     }
     let kind = [("ce_type", "t"), ("content-type", evil)];
     append(&app, record(&kind, conflicting(id, "by content type"))).await;
-    // The reason of this one repeats the name; that of the next one is a body that is shown whole.
+    // The reason of this dead letter repeats the name; the next one has a body that is shown in full.
     let name = "\u{202e}\u{2066}the second";
     append(&app, record(&[("ce_type", "t")], conflicting(id, name))).await;
     append(&app, record(&[("ce_type", "t")], Bytes::from(evil))).await;
-    // A value that is no user is refused by both functions.
+    // Both functions refuse a value that is not a user.
     app.eventually("they are dead letters", async |app| {
         app.get("/status").await["deadLetters"].as_u64().is_some_and(|letters| letters >= 10)
     })

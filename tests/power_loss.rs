@@ -1,8 +1,8 @@
-//! The power is cut while the real program works on a disk that loses what was not synced.
+//! Cuts the power while the real program works on a disk that loses unsynced data.
 
-/// The disk.
+/// In-memory disk that loses unsynced data.
 mod disk;
-/// The disk as a file system.
+/// The disk as a FUSE file system.
 mod mount;
 
 use std::{fs, path::Path, time::Duration};
@@ -26,13 +26,13 @@ use crate::{
 
 /// Users of one run, each sent one to three times.
 const USERS: usize = 2_000;
-/// How often the power is cut in a run, unless `POWER_CUTS` says so.
+/// Default number of power cuts in a run. `POWER_CUTS` overrides it.
 const CUTS: usize = 10;
 
 /// The operations that can fail.
 const OPERATIONS: [Operation; 3] = [Operation::Open, Operation::Write, Operation::Sync];
 
-/// What the disk does before the power goes.
+/// State of the disk before a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
     ItWorks,
@@ -45,7 +45,7 @@ async fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
     outlast(Before::ItWorks).await;
 }
 
-/// Linux forgets what it could not sync, so that a later sync succeeds without it.
+/// Linux discards data that it failed to sync, so that a later sync succeeds without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_the_power_is_cut_after_the_disk_failed() {
     outlast(Before::ItFails).await;
@@ -105,7 +105,7 @@ async fn outlast(before: Before) {
     let mut random = StdRng::seed_from_u64(seed);
     let options = Options { parent: Some(disk.path().to_owned()), ..Options::default() };
     let mut app = App::start_as(Stores::Embedded, options, |_, manifest| manifest).await;
-    // What the test itself has written there is safe.
+    // Files that the test itself has written must survive the power cut.
     sync(disk.path());
     let load = Load::new(USERS, &mut random, vec![app.address]);
     let clients = load.start();
@@ -136,13 +136,13 @@ async fn outlast(before: Before) {
     agree(&mut app, &acknowledged, seed).await;
 }
 
-/// Syncs a folder and all that is in it.
+/// Syncs a folder recursively.
 fn sync(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => sync(&path),
-            // A file of SQLite may have gone in the meantime.
+            // SQLite may have deleted the file in the meantime.
             false => drop(fs::File::open(path).and_then(|file| file.sync_all())),
         }
     }

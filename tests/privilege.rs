@@ -1,4 +1,4 @@
-//! Least privilege: a function reads the keys that its manifest names, and no others.
+//! Least privilege: a function reads only the configuration keys that its manifest names.
 
 use std::{
     collections::BTreeSet,
@@ -17,9 +17,9 @@ use crate::{
 };
 
 const FUNCTIONS: [&str; 5] = ["ingest", "count", "store", "batch", "analytics"];
-/// Functions that only event sources call. A platform without private functions gives them a token.
+/// Functions that only event sources call. On platforms without private functions, a token protects them.
 const INTERNAL: [&str; 3] = ["count", "store", "batch"];
-/// Every key that belongs to some functions, with a value that each reader of it must refuse.
+/// Keys that only some functions read, each with a value that these functions must refuse.
 const WRONG: [(&str, &str); 5] = [
     ("LOG_URL", "redis://geheim@$(NOT_SET)"),
     ("MASTER_URL", "redis://geheim@$(NOT_SET)"),
@@ -28,7 +28,7 @@ const WRONG: [(&str, &str); 5] = [
     ("EVENT_TOKEN", "ge heim"),
 ];
 
-/// The keys that a function's manifest names, and its token.
+/// The keys that a function's manifest names, and the token's key if the function is internal.
 fn own_keys(function: &str) -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("functions/{function}/service.yaml"));
     let manifest = Resources::read([(function, fs::read_to_string(path).unwrap().as_str())]).unwrap();
@@ -38,7 +38,7 @@ fn own_keys(function: &str) -> BTreeSet<String> {
     keys.chain(INTERNAL.contains(&function).then(|| "EVENT_TOKEN".to_owned())).collect()
 }
 
-/// Runs a function with these variables alone until it ends by itself.
+/// Runs a function with only these variables until it exits by itself.
 fn run(function: &str, folder: &Path, variables: &[(&str, String)]) -> Output {
     let mut command = Command::new(PROGRAM);
     command.args(["function", function]).current_dir(folder).env_clear().stdin(Stdio::null());
@@ -71,7 +71,7 @@ fn a_function_refuses_each_of_its_own_keys_that_is_wrong_and_names_it() {
             let line = String::from_utf8_lossy(&ended.stderr).into_owned();
             assert_eq!(ended.status.code(), Some(64), "{function} {key}: {line}");
             assert!(line.starts_with(key) && line.lines().count() == 1, "{function} {key}: {line}");
-            // A URL may hold a password.
+            // A URL may contain a password.
             assert!(!(key.ends_with("_URL") && line.contains("geheim")), "{function} {key}: {line}");
         }
     }
@@ -89,7 +89,7 @@ async fn a_store_that_no_manifest_names_lies_in_the_data_folder() {
     assert!(app.data.path().join("views.db").exists());
 }
 
-/// The names of the variables that a process was started with; `None` where it ended meanwhile.
+/// The names of the variables that a process was started with, or `None` if it has exited.
 fn environment(pid: u32) -> Option<BTreeSet<String>> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let text = String::from_utf8(bytes).unwrap();

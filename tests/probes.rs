@@ -1,4 +1,5 @@
-//! Readiness as Knative's queue-proxy asks for it: 100 ms of patience, then the connection is dropped and it asks again.
+//! Readiness probes as Knative's queue-proxy sends them: it drops the connection after a timeout of 100 ms and probes
+//! again.
 
 use std::{
     path::Path,
@@ -15,17 +16,17 @@ use crate::{
     wire,
 };
 
-/// Replicas of each function that start at once on a store: twenty with those of all.
+/// Replicas of each function that start at once on the same stores: twenty over all functions.
 const REPLICAS: usize = 5;
-/// How much longer all of them may take than one alone that is asked with patience.
+/// Maximum extra time of all replicas compared with a single one that is requested without queue-proxy's timeout.
 const TOGETHER: Duration = Duration::from_secs(2);
-/// How long an answer may take on a machine that does other things besides; the fastest of many takes less than a probe.
+/// Maximum time of each response on a busy machine. The fastest of several must be much faster.
 const NOISE: Duration = Duration::from_secs(2);
-/// Every function but `ingest`, which has no store that needs tables.
+/// All functions except `ingest`, which has no store that needs tables.
 const WITH_TABLES: [&str; 4] = ["count", "store", "batch", "analytics"];
 
-/// Starts all replicas at once and probes each; answers how much later than alive the last one was ready. What a
-/// machine needs to start twenty processes is not the store's affair.
+/// Starts all replicas at once and probes each. Returns the time from when all are alive until all are ready, which
+/// excludes the time that the machine needs to start twenty processes.
 async fn probe_together(folder: &Path, names: &[&str], variables: &[(&'static str, String)]) -> Duration {
     let start = |name: &&str| Function::start(name, folder, variables);
     let replicas: Vec<_> =
@@ -127,7 +128,7 @@ async fn readiness_is_answered_in_time_while_a_store_hangs() {
             let took = started.elapsed();
             assert_eq!(answer.status, 503, "{name}: {answer:?}");
             let detail = answer.problem();
-            // Until the first attempt ends, and then with what came of it.
+            // "connecting" until the first attempt to connect ends, then its error.
             let told = ["connecting", "answer"].iter().any(|word| detail.to_lowercase().contains(word));
             assert!(told, "{name}: {detail}");
             assert!(took < NOISE, "{name}: answered after {took:?}");

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that makes a network of its own: slow, silent, or cut without a word.
+//! A TCP proxy on loopback that simulates a slow, silent or interrupted network.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,12 +15,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Chunks that are on their way in one direction.
+/// Maximum number of chunks in flight in one direction.
 const IN_FLIGHT: usize = 1_024;
 
-/// A proxy with a thread of its own, so that a busy test does not slow it down; it ends with this value.
+/// A proxy in a separate thread, so that a busy test does not slow it down. It stops when dropped.
 pub struct Proxy {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     cut: watch::Sender<bool>,
     #[expect(dead_code, reason = "its end stops the thread")]
@@ -28,12 +28,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Forwards to `host:port` and keeps each byte back for `delay`, in both directions.
+    /// Starts a proxy that forwards to `host:port` and delays each byte by `delay` in both directions.
     pub fn start(target: &str, delay: Duration) -> Self {
         Self::run(Some(target.to_owned()), delay)
     }
 
-    /// Accepts connections and never answers.
+    /// Starts a proxy that accepts connections and never responds.
     pub fn silent() -> Self {
         Self::run(None, Duration::ZERO)
     }
@@ -56,12 +56,12 @@ impl Proxy {
         Self { address, cut, stop }
     }
 
-    /// From now on no byte, no end and no reset passes, in both directions, on all connections.
+    /// Blocks all connections in both directions: no data, close or reset passes.
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }
 
-    /// What waited goes on.
+    /// Unblocks all connections and forwards what was held back.
     pub fn heal(&self) {
         self.cut.send_replace(false);
     }
@@ -85,7 +85,7 @@ async fn accept(
 }
 
 async fn forward(client: TcpStream, target: String, delay: Duration, mut is_cut: watch::Receiver<bool>) {
-    // A handshake takes a round trip, too.
+    // The handshake takes a round trip, too.
     tokio::time::sleep(delay * 2).await;
     if is_cut.wait_for(|cut| !cut).await.is_err() {
         return;
@@ -99,7 +99,7 @@ async fn forward(client: TcpStream, target: String, delay: Duration, mut is_cut:
     );
 }
 
-/// Carries one direction, its end included.
+/// Forwards one direction of a connection, including its end.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -111,7 +111,7 @@ async fn pump(
         loop {
             let mut chunk = Vec::with_capacity(16 * 1024);
             let ended = !matches!(from.read_buf(&mut chunk).await, Ok(read) if read > 0);
-            // An empty chunk is the end.
+            // An empty chunk marks the end.
             if chunks.send((Instant::now() + delay, chunk)).await.is_err() || ended {
                 return;
             }

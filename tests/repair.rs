@@ -1,4 +1,4 @@
-//! Dead letters are listed, shown, replayed and dropped; the log is replayed; at any time, also twice.
+//! The commands that list, show, replay and drop dead letters and that replay the log, at any time and repeatedly.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::{
     wire,
 };
 
-/// Two names for one id: the second one can never be stored.
+/// Posts two names for one id. The second one can never be stored.
 async fn conflict(app: &mut App) -> Uuid {
     let id = Uuid::new_v4();
     app.post_user(id, "the first").await;
@@ -85,7 +85,7 @@ async fn replays_change_nothing_that_was_counted_or_stored() {
     assert!(!command(&app, &["dead-letters", "list"]).contains("store"));
 }
 
-/// Runs a command with variables; answers whether it succeeded, and all that it printed.
+/// Runs a command with environment variables. Returns whether it succeeded, and its output.
 fn command_with(app: &App, variables: &[(&str, &str)], args: &[&str]) -> (bool, String) {
     let mut command = program(&app.stores, app.data.path(), "127.0.0.1:0");
     let output = command.args(args).envs(variables.iter().copied()).output().unwrap();
@@ -102,12 +102,12 @@ async fn a_replay_through_a_gateway_reaches_the_functions_behind_it() {
     assert!(!done && printed.contains("the first"), "the running store decides: {printed}");
     assert!(command(&app, &["dead-letters", "list"]).contains("422"));
 
-    // Another system, which knows nobody yet.
+    // Another system, which has no users yet.
     let mut other = App::start_with(Stores::Embedded, |_, manifest| manifest).await;
     let gateway = format!("http://{}", other.address);
     for function in ["count", "store"] {
         let (done, printed) = command_with(&app, &[], &["replay", "--to", function, "--via", &gateway]);
-        // The second name of the same user is refused there, too.
+        // The other system refuses the second name of the same user, too.
         assert!(done || function == "store", "{printed}");
     }
     assert_eq!(other.tick("").await["users"], json!(1));
@@ -133,7 +133,7 @@ async fn a_replay_sends_the_event_token_and_names_it_where_it_is_missing() {
     assert!(done && printed.contains("store took it"), "{printed}");
     assert!(!printed.contains("s3cret"), "{printed}");
     assert!(!command(&app, &["dead-letters", "list"]).contains("422"));
-    // The function took the event itself: the user's other name is a conflict there.
+    // The function itself has stored the event: another name of the same user is a conflict there.
     let other_name = json!({ "specversion": "1.0", "id": "1", "source": "/t", "type": "user",
         "data": { "id": id, "name": "the third" } });
     let headers = [("content-type", "application/cloudevents+json"), ("x-event-token", "s3cret")];

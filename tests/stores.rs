@@ -1,5 +1,5 @@
-//! Where the system under test keeps its data: embedded in its folder, or on the real services that the environment
-//! names (`infra/services/test.sh` does), in a topic, a database and a keyspace of its own.
+//! Stores of the system under test: embedded in its folder, or on the real services that the environment names
+//! (`infra/services/test.sh` sets it), in a separate topic, database and keyspace.
 
 use std::{
     collections::BTreeSet,
@@ -25,13 +25,13 @@ const MANIFESTS: [&str; 9] = [
     "eventing/dead-letter.yaml",
 ];
 
-/// Where a system keeps its data.
+/// Stores of a system.
 pub enum Stores {
     Embedded,
     Services(Arc<Services>),
 }
 
-/// Names of one test's own on the services.
+/// Addresses of the services, and the name of a test's topic, database and keyspace.
 pub struct Services {
     pub kafka: String,
     pub cassandra: String,
@@ -40,7 +40,7 @@ pub struct Services {
 }
 
 impl Stores {
-    /// New ones; on the services where the environment names all three of them.
+    /// Creates new stores: on the services if the environment names all three of them, otherwise embedded.
     pub fn new() -> Self {
         let variable = |key| std::env::var(key).ok();
         match (variable("KAFKA_BROKER"), variable("CASSANDRA_NODE"), variable("MYSQL_SERVER")) {
@@ -51,7 +51,7 @@ impl Stores {
         }
     }
 
-    /// Tells a process of the system where its data is.
+    /// Configures a process of the system to use these stores.
     pub fn configure(&self, command: &mut Command) {
         for key in ["LOG_URL", "MASTER_URL", "VIEWS_URL", "CONFIG_FILE", "PORT", "METRICS_PORT"] {
             command.env_remove(key);
@@ -63,7 +63,8 @@ impl Stores {
         }
     }
 
-    /// The project's manifests with `change` done to each text; their topics and consumer groups are the stores' own.
+    /// Writes the project's manifests to `folder`, with the topics and consumer groups of these stores and with
+    /// `change` applied to each text. Returns the files.
     pub fn manifests(&self, folder: &Path, change: impl Fn(&str, String) -> String) -> Vec<PathBuf> {
         let write = |path: &&str| {
             let mut text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
@@ -92,7 +93,7 @@ impl Stores {
         }
     }
 
-    /// The ids of all users that were counted.
+    /// The ids of all counted users.
     pub async fn counted(&self, data: &Path) -> BTreeSet<Uuid> {
         match self {
             Self::Embedded => in_file(data, "views.db", "SELECT id FROM users_counted").await,
@@ -139,7 +140,7 @@ impl Services {
         let session = session.known_node(&self.cassandra).build().await.unwrap();
         let all = session.query_unpaged(format!("SELECT id FROM {}.counted", self.name), ()).await.unwrap();
         let rows = all.into_rows_result().unwrap();
-        // A shard's own row is no user's.
+        // The row of a shard itself has no user id.
         rows.rows::<(&[u8],)>().unwrap().filter_map(|row| Uuid::from_slice(row.unwrap().0).ok()).collect()
     }
 
@@ -152,7 +153,7 @@ impl Services {
     }
 }
 
-/// From a test's own runtime nothing else may be waited for.
+/// Runs a future in another thread and waits for it, because a test's runtime must not be blocked from within.
 fn blocking(work: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::spawn(|| {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
@@ -160,7 +161,7 @@ fn blocking(work: impl Future<Output = ()> + Send + 'static) {
     let _ = thread.join();
 }
 
-/// Leaves nothing behind on the services.
+/// Deletes everything that the test created on the services.
 impl Drop for Services {
     fn drop(&mut self) {
         self.run_mysql("DROP DATABASE");
@@ -182,12 +183,12 @@ impl Drop for Services {
     }
 }
 
-/// The master's URL with its server reached at another `host:port`.
+/// The master's URL with another `host:port` of its server.
 pub fn master_url_at(services: &Services, server: &str) -> String {
     services.master_url().replace(&mysql_server(services), server)
 }
 
-/// Host and port of MySQL.
+/// `host:port` of the MySQL server.
 pub fn mysql_server(services: &Services) -> String {
     let url = services.master_url();
     let server = url.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/'));

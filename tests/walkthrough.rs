@@ -1,4 +1,4 @@
-//! The first session: two users, one after the other, seen by both layers.
+//! A new user's first session: two users are posted one after the other, and both layers process them.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -102,7 +102,7 @@ async fn every_documented_way_to_a_function_leads_there() {
     }
 }
 
-/// The counts of an answer, oldest first.
+/// The counts in a response of analytics, oldest first.
 pub fn counts(analytics: &Value) -> Vec<u64> {
     analytics["userCount"].as_array().unwrap().iter().map(|p| p["userCount"].as_u64().unwrap()).collect()
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 written byte by byte, for requests that no HTTP library would send.
+//! Raw HTTP/1.1, for requests that no HTTP library would send.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,21 +9,21 @@ use tokio::{
     time::timeout,
 };
 
-/// How long an answer may take before a test fails.
+/// Timeout of a response, after which the test fails.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a server sent before it closed the connection.
+/// Everything that a server sent before it closed the connection.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status of the first answer.
+    /// The status of the first response.
     pub status: u16,
     head: String,
-    /// All that follows the first head.
+    /// All bytes after the first head.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// Reads an answer from all bytes of a connection; `None` when there is none.
+    /// Parses the response from all bytes of a connection. Returns `None` if there is none.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
@@ -31,7 +31,7 @@ impl Answer {
         Some(Self { status, head, body: bytes[end + 4..].to_vec() })
     }
 
-    /// The first header of that name.
+    /// The value of the first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         lines.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
@@ -42,7 +42,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The `detail` of an answer that must be an RFC 9457 problem with this status.
+    /// The `detail` of the response, which must be an RFC 9457 problem with the response's status.
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem = self.json();
@@ -51,7 +51,7 @@ impl Answer {
     }
 }
 
-/// A request with a body; asks the server to close the connection afterwards.
+/// Builds a request with a body. It requests that the server close the connection, unless `headers` say otherwise.
 pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {target} HTTP/1.1\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -69,12 +69,12 @@ pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
-/// Sends bytes and reads until the server closes the connection; `None` when it closes without an answer.
+/// Sends bytes and reads until the server closes the connection. Returns `None` if it closes without a response.
 pub async fn ask(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     exchange(address, bytes, false).await
 }
 
-/// The same with the sending half of the connection closed behind the bytes.
+/// Like `ask`, but closes the sending half of the connection after the bytes.
 pub async fn ask_half_closed(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     exchange(address, bytes, true).await
 }
@@ -82,7 +82,7 @@ pub async fn ask_half_closed(address: SocketAddr, bytes: &[u8]) -> Option<Answer
 async fn exchange(address: SocketAddr, bytes: &[u8], half_close: bool) -> Option<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // The server may answer and close before it has read everything.
+        // The server may respond and close the connection before it has read everything.
         let _ = stream.write_all(bytes).await;
         if half_close {
             let _ = stream.shutdown().await;
@@ -95,7 +95,8 @@ async fn exchange(address: SocketAddr, bytes: &[u8], half_close: bool) -> Option
     Answer::parse(&answer)
 }
 
-/// Sends bytes, waits that long for an answer, and drops the connection; answers the status that came in time.
+/// Sends bytes, waits up to `patience` for a response, and drops the connection. Returns the status if it arrived in
+/// time.
 pub async fn ask_and_hang_up(address: SocketAddr, bytes: &[u8], patience: Duration) -> Option<u16> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let asked = async {

@@ -1,4 +1,4 @@
-//! A load generator that costs little: raw HTTP/1.1 on kept connections, one request at a time on each.
+//! Lightweight load generator: raw HTTP/1.1 over keep-alive connections, one request at a time on each.
 
 use std::{
     net::SocketAddr,
@@ -15,10 +15,10 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What is sent.
+/// The request that clients send.
 #[derive(Clone, Copy)]
 pub enum Request {
-    /// `POST PREFIX/user`, a new user each time.
+    /// `POST PREFIX/user` with a new user each time.
     User(&'static str),
     /// `GET /analytics`.
     Analytics,
@@ -40,7 +40,7 @@ impl Request {
     }
 }
 
-/// Requests per second that are answered with `status` over `length`, after a second to warm up.
+/// Measures requests per second that are answered with `status`, over `length`, after one second of warm-up.
 pub async fn rate(
     address: SocketAddr,
     request: Request,
@@ -81,7 +81,7 @@ async fn client(
     }
 }
 
-/// Milliseconds that each request takes on one connection, one after the other over `length`.
+/// Measures the latency of each request in milliseconds: sequential requests on one connection for `length`.
 pub async fn times(address: SocketAddr, request: Request, status: u16, length: Duration) -> Vec<f64> {
     let (mut connection, mut times) = (Connection::open(address).await, Vec::new());
     let begun = Instant::now();
@@ -97,7 +97,7 @@ pub async fn times(address: SocketAddr, request: Request, status: u16, length: D
     times
 }
 
-/// A kept connection.
+/// A keep-alive connection.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -110,7 +110,7 @@ impl Connection {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Sends a request and reads its answer, which must have this status.
+    /// Sends a request and reads the response. Panics if its status is not `status`.
     async fn exchange(&mut self, request: &[u8], status: u16) {
         self.stream.write_all(request).await.unwrap();
         self.buffer.clear();
@@ -122,7 +122,7 @@ impl Connection {
     }
 }
 
-/// Whether an answer with a `content-length` is there whole.
+/// Whether the buffer has a complete response, whose body has the length of `content-length`.
 fn whole(buffer: &[u8]) -> bool {
     let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&buffer[..end]);

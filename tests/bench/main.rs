@@ -1,23 +1,23 @@
-//! Measures every figure against its reference in one run on one machine, and prints a table.
-//! A figure alone says little on a noisy machine; the ratio of two that were taken in turn says more.
+//! Measures every figure and its reference in the same run on the same machine, and prints a table. On a noisy machine
+//! the ratio of two consecutive measurements is more reliable than a single figure.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
-/// Requests from many connections at once.
+/// Load generator with many concurrent connections.
 mod load;
-/// Processes that are measured, and a bare server to compare with.
+/// Function processes, and a bare hyper server as their reference.
 mod server;
-/// The same and more on the real services.
+/// Benchmarks on the real services.
 mod services;
-/// What is stored in which time.
+/// Benchmarks of the embedded stores.
 mod storage;
-/// Where what is measured keeps its data.
+/// Stores of the measured system: embedded or on the real services.
 #[allow(dead_code, reason = "the tests use all of it")]
 #[path = "../stores.rs"]
 mod stores;
-/// What passes through the whole system.
+/// Benchmarks of the whole system.
 mod system;
 
-/// One line of the table.
+/// One row of the table.
 pub struct Figure {
     what: String,
     measured: String,
@@ -26,14 +26,14 @@ pub struct Figure {
     reached: bool,
 }
 
-/// A line of the table.
+/// Creates a row of the table and prints it to stderr.
 pub fn figure(what: &str, measured: String, reference: String, reach: &'static str, reached: bool) -> Figure {
     let figure = Figure { what: what.to_owned(), measured, reference, reach, reached };
     eprintln!("{} | {} | {}", figure.what, figure.measured, figure.reference);
     figure
 }
 
-/// The middle one.
+/// Returns the median; for an even number of values, the upper of the two middle ones.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -43,7 +43,7 @@ fn main() {
     if server::is_reference() {
         return server::run_reference();
     }
-    // `cargo bench` and `cargo test` pass arguments of their own; words without dashes choose figures.
+    // `cargo bench` and `cargo test` add their own flags. Arguments without a leading dash select figures.
     let chosen: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|word| name.contains(word.as_str()));
     let before = load_average();

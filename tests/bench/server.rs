@@ -1,4 +1,4 @@
-//! A function as a process of its own, and a bare hyper server of the same build beside it.
+//! A function in its own process, and a bare hyper server of the same build as its reference.
 
 use std::{
     convert::Infallible,
@@ -22,12 +22,12 @@ use crate::{
     stores::Stores,
 };
 
-/// How long each load runs.
+/// Duration of each load measurement.
 pub const LENGTH: Duration = Duration::from_secs(4);
-/// Set for the bare server's process.
+/// Environment variable that makes this program run as the bare server.
 const REFERENCE: &str = "BENCH_REFERENCE";
 
-/// A process; killed when dropped.
+/// A child process. Killed when dropped.
 pub struct Process(pub Child);
 
 impl Drop for Process {
@@ -37,15 +37,15 @@ impl Drop for Process {
     }
 }
 
-/// A process that serves.
+/// A server process.
 pub struct Server {
-    /// Where.
+    /// The address that it listens on.
     pub address: SocketAddr,
     process: Process,
 }
 
 impl Server {
-    /// A function on these stores; what is embedded lies in the folder.
+    /// Starts a function on these stores. Embedded stores are files in `data`.
     pub fn function(name: &str, stores: &Stores, data: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lambda-architecture"));
         command.args(["function", name]);
@@ -58,7 +58,7 @@ impl Server {
         Self::spawn(command)
     }
 
-    /// The bare server.
+    /// Starts the bare server.
     pub fn reference() -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(REFERENCE, "1");
@@ -78,13 +78,13 @@ impl Server {
         self.process.0.id()
     }
 
-    /// Memory of its own, MB.
+    /// Resident memory of the process, MB.
     pub fn rss_mb(&self) -> f64 {
         rss_mb(self.process.0.id())
     }
 }
 
-/// A process' memory, MB.
+/// Resident memory of a process, MB.
 pub fn rss_mb(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -96,7 +96,7 @@ pub fn is_reference() -> bool {
     std::env::var_os(REFERENCE).is_some()
 }
 
-/// Answers every request with what was sent, status 201.
+/// Runs the bare server: it echoes each request's body with status 201.
 pub fn run_reference() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -118,7 +118,8 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
     Ok(response.body(Full::new(body)).unwrap())
 }
 
-/// From exec to the first answer, and from a request through the gateway to a function at zero.
+/// Measures the time from exec to a function's first response, and the latency of a request through the gateway to a
+/// function that is scaled to zero.
 pub async fn start() -> Vec<Figure> {
     let data = tempfile::tempdir().unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -146,7 +147,7 @@ async fn first_answer(start: impl FnOnce() -> Server) -> f64 {
     started.elapsed().as_secs_f64() * 1_000.0
 }
 
-/// Durable users per second.
+/// Measures durably stored users per second, directly at `ingest` and through the gateway.
 pub async fn ingest() -> Vec<Figure> {
     let mut figures = Vec::new();
     for (connections, reach, least) in [(64, "≥ 0.15×", 0.15), (512, "≥ 0.25×", 0.25)] {

@@ -1,4 +1,4 @@
-//! What the system does on real Kafka, Cassandra and MariaDB, beside what their own clients do there alone.
+//! Benchmarks on real Kafka, Cassandra and MariaDB. Their client libraries alone are the references.
 
 use std::{
     collections::BTreeSet,
@@ -34,10 +34,10 @@ use crate::{
     system,
 };
 
-/// Events that go through each arrow.
+/// Number of events sent through each arrow.
 const EVENTS: usize = 100_000;
 
-/// All figures, or the chosen ones.
+/// Measures all figures, or those that `chosen` selects.
 pub async fn all(chosen: &[String]) -> Vec<Figure> {
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|word| name.contains(word.as_str()));
     let mut figures = Vec::new();
@@ -59,7 +59,7 @@ pub async fn all(chosen: &[String]) -> Vec<Figure> {
     figures
 }
 
-/// Stores of its own on the services.
+/// Creates separate stores on the services.
 fn stores() -> (Stores, Arc<Services>) {
     match Stores::new() {
         Stores::Services(services) => (Stores::Services(services.clone()), services),
@@ -67,8 +67,8 @@ fn stores() -> (Stores, Arc<Services>) {
     }
 }
 
-/// Durable users per second, and the time of one; in a topic of one partition, where a client has the least to do, and
-/// in one of as many as the project's own services have.
+/// Measures durably stored users per second and the latency of a single request. Runs on a topic with one partition,
+/// which is the least work for a client, and on a topic with as many partitions as the project's own services have.
 async fn ingest() -> Vec<Figure> {
     let bare = Server::reference();
     let hyper = rate(bare.address, load::Request::User(""), 64, 201, LENGTH).await;
@@ -77,7 +77,7 @@ async fn ingest() -> Vec<Figure> {
     for partitions in [1, 64] {
         let (stores, services) = stores();
         create(&services, partitions).await;
-        // The first load is the broker's to warm up.
+        // The first load warms up the broker.
         alone(&services, 64).await;
         let (kafka, _) = alone(&services, 64).await;
         let (_, one) = alone(&services, 1).await;
@@ -104,7 +104,7 @@ async fn ingest() -> Vec<Figure> {
     figures
 }
 
-/// Creates the topics of the stores and of rdkafka alone.
+/// Creates the topic of the stores and the topic for rdkafka alone.
 async fn create(services: &Services, partitions: i32) {
     let admin: AdminClient<_> =
         ClientConfig::new().set("bootstrap.servers", &services.kafka).create().unwrap();
@@ -119,7 +119,8 @@ fn alone_topic(services: &Services) -> String {
     format!("{}-alone", services.name)
 }
 
-/// Records per second that rdkafka alone has acknowledged, so many in flight, and the p50 of one in milliseconds.
+/// Measures rdkafka alone with `in_flight` records in flight: acknowledged records per second, and the p50 latency of a
+/// record in milliseconds.
 async fn alone(services: &Services, in_flight: usize) -> (f64, f64) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", &services.kafka)
@@ -160,13 +161,13 @@ async fn alone(services: &Services, in_flight: usize) -> (f64, f64) {
     (per_second, median(times))
 }
 
-/// Events per second from Kafka through each function.
+/// Measures events per second from Kafka through each function.
 async fn arrows() -> Vec<Figure> {
     let mut figures = Vec::new();
     for (function, to, least, reach) in
         [("count", "Cassandra", 8_000.0, "≥ 8,000/s"), ("store", "MariaDB", 10_000.0, "≥ 10,000/s")]
     {
-        // The first passage is the servers' to warm up.
+        // The first run warms up the servers.
         through(function).await;
         let events = through(function).await;
         figures.push(figure(
@@ -180,7 +181,7 @@ async fn arrows() -> Vec<Figure> {
     figures
 }
 
-/// Events per second from a topic of its own through a function, each of which must have arrived.
+/// Measures events per second from a separate topic through a function. Panics unless every event has arrived.
 async fn through(function: &str) -> f64 {
     let (stores, services) = stores();
     let data = tempfile::tempdir().unwrap();
@@ -194,7 +195,7 @@ async fn through(function: &str) -> f64 {
     events
 }
 
-/// Computing all anew, and a tick where many are stored and where more are.
+/// Measures a full recompute at 1,000,000 users, and ticks at 1,000,000 and at 5,000,000 users.
 async fn batch() -> Vec<Figure> {
     let (stores, services) = stores();
     let data = tempfile::tempdir().unwrap();
@@ -237,7 +238,7 @@ async fn batch() -> Vec<Figure> {
     vec![recompute, tick]
 }
 
-/// Users that were stored one a millisecond, in MariaDB's own way.
+/// Inserts users that were stored 60 ms apart, with MariaDB's sequence engine.
 async fn users(server: &mut MySqlConnection, from: u64, to: u64) {
     let insert = format!(
         "INSERT INTO users (id, name, stored_at, stored_by)
@@ -273,7 +274,7 @@ async fn tick(master: &dyn Master) -> f64 {
     median(times)
 }
 
-/// `GET /analytics` over a long history in Cassandra and over a short one.
+/// Measures `GET /analytics` with a long and with a short history in Cassandra.
 async fn analytics() -> Figure {
     let (mut rates, mut rss) = (Vec::new(), 0.0);
     for points in [100_000, 1_000] {
@@ -287,7 +288,7 @@ async fn analytics() -> Figure {
     storage::history_figure("100,000 rows in Cassandra", "1,000 rows", &rates, rss)
 }
 
-/// A history of so many points, one a second until now.
+/// Writes a history of `points` points, one per second until now.
 async fn history(services: &Services, points: i64) {
     let views = backend_views::open(&services.views_url(), Duration::from_secs(30 * 86_400)).unwrap();
     views.ready().await.unwrap();

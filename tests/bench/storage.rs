@@ -1,4 +1,4 @@
-//! What is stored in which time, and how little of that depends on how much is stored already.
+//! Benchmarks of the embedded stores: throughput, and its dependence on the amount of stored data.
 
 use std::{
     path::Path,
@@ -18,10 +18,10 @@ use crate::{
     stores::Stores,
 };
 
-/// Rows of a transaction of the reference.
+/// Rows per transaction of the reference.
 const ROWS: usize = 500;
 
-/// Rows per second that one SQLite connection inserts, as durable as ours.
+/// Measures rows per second that one SQLite connection inserts with the same durability as the system's stores.
 pub async fn rows_per_second(rows: usize) -> f64 {
     let data = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}?mode=rwc", data.path().join("rows.db").display());
@@ -45,7 +45,7 @@ pub async fn rows_per_second(rows: usize) -> f64 {
     rows as f64 / started.elapsed().as_secs_f64()
 }
 
-/// How many users a function stored.
+/// Number of users that a function has stored.
 pub async fn stored(function: &str, data: &Path) -> u64 {
     match function {
         "count" => {
@@ -56,7 +56,7 @@ pub async fn stored(function: &str, data: &Path) -> u64 {
     }
 }
 
-/// A tick with a thousand new users, where many are stored and where few are.
+/// Measures a tick with 1,000 new users at 1,000,000 and at 10,000 stored users.
 pub async fn tick() -> Figure {
     let (many, few) = (tick_at(1_000_000).await, tick_at(10_000).await);
     let ratio = many / few;
@@ -86,7 +86,7 @@ async fn tick_at(users: usize) -> f64 {
     median(times)
 }
 
-/// `GET /analytics` over a long history and over a short one.
+/// Measures `GET /analytics` with a long and with a short history.
 pub async fn analytics() -> Figure {
     let (mut rates, mut rss) = (Vec::new(), 0.0);
     for points in [1_000_000, 1_000] {
@@ -104,7 +104,7 @@ pub async fn analytics() -> Figure {
     history_figure("1,000,000 points", "1,000 points", &rates, rss)
 }
 
-/// The line for a long history and a short one: requests per second at each, and most memory.
+/// Creates the row that compares a long with a short history: requests per second of both, and the highest memory.
 pub fn history_figure(long: &str, short: &str, rates: &[f64], rss: f64) -> Figure {
     let ratio = rates[0] / rates[1];
     figure(
@@ -116,7 +116,7 @@ pub fn history_figure(long: &str, short: &str, rates: &[f64], rss: f64) -> Figur
     )
 }
 
-/// The embedded master dataset in a file.
+/// Opens the embedded master dataset in a file.
 fn master(file: &Path) -> Arc<dyn Master> {
     backend_master::open(&format!("sqlite:{}", file.display())).unwrap()
 }

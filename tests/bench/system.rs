@@ -1,4 +1,4 @@
-//! The whole system as a process: what passes through it, and what it costs when nothing does.
+//! Benchmarks of the whole system as a process: throughput, latency, and resource use when idle.
 
 use std::{
     io::{BufRead, BufReader},
@@ -22,7 +22,7 @@ use crate::{
     stores::Stores,
 };
 
-/// Events that go through each arrow.
+/// Number of events sent through each arrow.
 const EVENTS: usize = 100_000;
 
 /// A running system.
@@ -32,7 +32,7 @@ pub struct System {
 }
 
 impl System {
-    /// The system of a stores with these of its manifests, or with all.
+    /// Starts the system on these stores with the listed manifests, or with all manifests if the list is empty.
     pub fn start(stores: &Stores, data: &Path, manifests: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lambda-architecture"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
@@ -47,12 +47,12 @@ impl System {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next().unwrap().unwrap();
         let address = line.rsplit_once("http://").unwrap().1.parse().unwrap();
-        // The rest must be read, or the system would wait on a full pipe.
+        // Drain the rest, because the system would block on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { address, process: Process(child) }
     }
 
-    /// `GET path`.
+    /// Returns the JSON of `GET path`.
     pub async fn json(&self, path: &str) -> Value {
         let answer = Client::new(self.address).get(path).await.unwrap();
         serde_json::from_slice(answer.body()).unwrap()
@@ -64,7 +64,7 @@ async fn post(client: &mut Client, n: usize) {
     assert_eq!(answer.status(), 201);
 }
 
-/// The first request to a function at zero.
+/// Measures the first request to a function that is scaled to zero.
 pub async fn first_request() -> Figure {
     let mut times = Vec::new();
     for n in 0..15 {
@@ -88,15 +88,15 @@ pub async fn first_request() -> Figure {
     )
 }
 
-/// Durable users per second through the gateway.
+/// Measures durably stored users per second through the gateway.
 pub async fn gateway_rate(connections: usize, length: Duration) -> f64 {
     let data = tempfile::tempdir().unwrap();
-    // Without arrows, as straight to ingest: nobody reads the log meanwhile.
+    // Without arrows, as in the measurement directly at `ingest`, so that no consumer reads the log meanwhile.
     let system = System::start(&Stores::Embedded, data.path(), &["functions/ingest/service.yaml"]);
     rate(system.address, load::Request::User("/ingress"), connections, 201, length).await
 }
 
-/// Events per second from the log through each function.
+/// Measures events per second from the log through each function.
 pub async fn arrows() -> Vec<Figure> {
     let rows = storage::rows_per_second(EVENTS).await;
     let mut figures = Vec::new();
@@ -118,7 +118,7 @@ pub async fn arrows() -> Vec<Figure> {
     figures
 }
 
-/// Events per second that go from the log through a function, the start of the system included.
+/// Measures events per second from the log through a function, including the start of the system.
 pub async fn through(function: &str, stores: &Stores, data: &Path, events: usize) -> f64 {
     let service = format!("functions/{function}/service.yaml");
     let arrow = format!("eventing/log-to-{function}.yaml");
@@ -131,12 +131,12 @@ pub async fn through(function: &str, stores: &Stores, data: &Path, events: usize
             return events as f64 / started.elapsed().as_secs_f64();
         }
         assert!(started.elapsed() < Duration::from_secs(120), "{status}");
-        // Asked too often, the log is kept busy telling its lag.
+        // More frequent polls would load the log with queries for its lag.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Appends so many users to a log's topic.
+/// Appends `users` users to a topic of the log.
 pub async fn fill(log: &str, topic: &str, users: usize) {
     let log = backend_log::open(log).unwrap();
     let numbers: Vec<_> = (0..users).collect();
@@ -149,7 +149,7 @@ pub async fn fill(log: &str, topic: &str, users: usize) {
     }
 }
 
-/// From a post to its being seen, one user after the other.
+/// Measures the time from a POST until the user is visible in analytics, one user after the other.
 pub async fn visible() -> Figure {
     let (half, most) = until_seen(&Stores::Embedded).await;
     let measured = format!("p50 {half:.1} ms, p99 {most:.1} ms of 1,000");
@@ -157,7 +157,7 @@ pub async fn visible() -> Figure {
     figure("POST → visible in analytics", measured, "–".into(), "p50 ≤ 30 ms, p99 ≤ 150 ms", reached)
 }
 
-/// Milliseconds from a post to its being seen, half and 99 % of a thousand.
+/// Returns p50 and p99 of the time from a POST until the user is visible, in milliseconds, over 1,000 users.
 pub async fn until_seen(stores: &Stores) -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
     let system = System::start(stores, data.path(), &[]);
@@ -173,7 +173,7 @@ pub async fn until_seen(stores: &Stores) -> (f64, f64) {
                 break;
             }
         }
-        // The first ones start functions.
+        // The first requests include the start of functions.
         if n >= 20 {
             times.push(started.elapsed().as_secs_f64() * 1_000.0);
         }
@@ -182,10 +182,10 @@ pub async fn until_seen(stores: &Stores) -> (f64, f64) {
     (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
-/// What the system costs with all functions at zero.
+/// Measures the runtime's memory and CPU time with all functions scaled to zero.
 pub async fn idle() -> Figure {
     let data = tempfile::tempdir().unwrap();
-    // Without the ping, which would start a function in between.
+    // Without the PingSource, which would start a function during the measurement.
     let manifests =
         ["ingest", "count", "store", "batch", "analytics"].map(|f| format!("functions/{f}/service.yaml"));
     let arrows =
@@ -221,7 +221,7 @@ pub async fn idle() -> Figure {
     )
 }
 
-/// Time that a process ran, in hundredths of a second (Linux' USER_HZ).
+/// CPU time of a process in hundredths of a second (`USER_HZ` of Linux).
 fn cpu_ticks(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();

@@ -1,17 +1,17 @@
-//! The two protocols of the views in Cassandra as models, which are searched completely at small sizes. A rule that is
-//! left out must be missed: a counterexample shows it.
+//! Models of the two protocols of the views in Cassandra, checked exhaustively at small sizes. Each rule must be
+//! necessary: without it, the model must have a counterexample.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 /// Writing the history across midnight.
 mod midnight;
-/// Counting ids of a shard by conditional batches.
+/// Counting a shard's ids with conditional batches.
 mod shard;
 
 use std::{collections::BTreeSet, fmt::Debug, hash::Hash};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Searches a model's whole state space, which must hold all properties, and prints its size.
+/// Searches a model's whole state space and prints its size. Panics if a property does not hold.
 fn prove<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
@@ -23,7 +23,7 @@ where
     checker.assert_properties();
 }
 
-/// Searches for a state without the property, and prints the steps to it.
+/// Searches for a state that violates the property and prints the steps to it. Panics if it holds in all states.
 fn refute<M>(name: &str, model: M, property: &'static str)
 where
     M: Model + Send + Sync + 'static,

@@ -1,32 +1,32 @@
-//! `functions/backends/views/src/cassandra/history.rs` and `window.rs`: each day has a partition with its newest point,
-//! and a point is written on the condition that the newest is the one that was read. At midnight writers whose clocks
-//! differ write to two days for a while.
+//! Model of `functions/backends/views/src/cassandra/history.rs` and `window.rs`: each day's partition stores its newest
+//! point, and a point is written on the condition that the newest is the one that was read. Around midnight, writers
+//! with different clocks write to two days.
 
 use stateright::{Model, Property};
 
 use crate::{prove, refute};
 
-/// Which rules hold. Each of the others must lead to a counterexample.
+/// The rules that apply. If one of them does not, there must be a counterexample.
 #[derive(Clone, Copy)]
 struct Rules {
     /// A day is registered before a point is written to it.
     registers_first: bool,
     /// A point is written only if the newest is still the one that was read.
     is_conditional: bool,
-    /// A reader leaves out points of a day that do not exceed the newest of the days before it.
+    /// A reader omits a day's points that do not exceed the newest point of the days before.
     reads_older_days: bool,
 }
 
 const ALL_RULES: Rules = Rules { registers_first: true, is_conditional: true, reads_older_days: true };
 
-/// Days: before and after midnight.
+/// Number of days: one before and one after midnight.
 const DAYS: usize = 2;
 
-/// Writers that count one user each and write a point for the number that they read.
+/// Writers that each count one user and write a point with the total that they read.
 struct History {
     rules: Rules,
     writers: usize,
-    /// How many writes may time out in all.
+    /// Maximum number of writes that time out.
     timeouts: u8,
 }
 
@@ -34,37 +34,37 @@ struct History {
 struct Views {
     /// Users counted so far.
     total: u8,
-    /// Whether each day is in the list.
+    /// Whether each day is registered.
     registered: [bool; DAYS],
     /// The count of each day's newest point.
     newest: [Option<u8>; DAYS],
     writers: Vec<Writer>,
     late: Vec<Write>,
     timeouts: u8,
-    /// The largest answer that a reader has got.
+    /// The newest count that a reader has read.
     answered: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Writer {
     phase: Phase,
-    /// The number that it read, and must see in the history.
+    /// The total that it read. The writer is done once the history has reached it.
     total: u8,
-    /// The day that it writes to, and the newest count of the days before it.
+    /// The day that it writes to, and the newest count of the days before.
     day: Option<(usize, u8)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     Start,
-    /// It has read the total, and looks for its day.
+    /// Has read the total; next, it determines its day.
     Counted,
-    /// It knows a new day, and reads the newest point of older ones.
+    /// Has a new day; next, it reads the newest point of the days before.
     Finds(usize),
-    /// It has a day, and reads its newest point.
+    /// Has a day; next, it reads the day's newest point.
     HasDay,
     HasNewest(Option<u8>),
-    /// It has written; registers its day only without `registers_first`.
+    /// Has written; next, it registers its day, which changes something only without `registers_first`.
     Written,
     Done,
 }
@@ -78,9 +78,9 @@ struct Write {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Step {
-    /// Counts a user, and reads the total.
+    /// A writer counts a user and reads the total.
     Count(usize),
-    /// Its clock shows this day.
+    /// A writer reads this day from its clock.
     Look(usize, usize),
     Find(usize),
     ReadNewest(usize),
@@ -90,7 +90,7 @@ enum Step {
     Register(usize),
     TakeEffect(usize),
     Vanish(usize),
-    /// A reader asks for the newest point.
+    /// A reader reads the newest point.
     Answer,
 }
 
@@ -107,7 +107,7 @@ impl Views {
         (0..DAYS).rev().find(|day| self.registered[*day])
     }
 
-    /// The newest count of the days before a day, as far as they are registered.
+    /// The newest count of the registered days before a day.
     fn before(&self, day: usize) -> u8 {
         let older = (0..day).rev().filter(|day| self.registered[*day]);
         older.filter_map(|day| self.newest[day]).next().unwrap_or(0)
@@ -145,7 +145,7 @@ impl Model for History {
         for (at, writer) in views.writers.iter().enumerate() {
             match writer.phase {
                 Phase::Start => steps.push(Step::Count(at)),
-                // Clocks differ, and any of them may pass midnight at any time.
+                // Clocks differ: each may pass midnight at any time.
                 Phase::Counted => steps.extend((0..DAYS).map(|day| Step::Look(at, day))),
                 Phase::Finds(_) => steps.push(Step::Find(at)),
                 Phase::HasDay => steps.push(Step::ReadNewest(at)),

@@ -1,5 +1,5 @@
-//! `functions/backends/views/src/cassandra/count.rs`: an id and its shard's number change in one conditional batch, on
-//! the condition that the number is the one that was read together with the ids.
+//! Model of `functions/backends/views/src/cassandra/count.rs`: an id and its shard's number change in one batch, on the
+//! condition that the number is the one that was read together with the ids.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::{prove, refute};
 
 type Id = u8;
 
-/// Which rules hold. Each of the others must lead to a counterexample.
+/// The rules that apply. If one of them does not, there must be a counterexample.
 #[derive(Clone, Copy)]
 struct Rules {
     /// The batch is applied only if the number is still the one that was read.
@@ -20,24 +20,24 @@ struct Rules {
 
 const ALL_RULES: Rules = Rules { is_conditional: true, reads_at_once: true };
 
-/// Writers that count in one shard. What one writer does in another shard does not depend on this one.
+/// Writers that count in one shard. Shards are independent of each other.
 struct Counting {
     rules: Rules,
-    /// The ids of each writer's call. Ids of redelivered events occur in several.
+    /// The ids of each writer's call. Ids of redelivered events are in several calls.
     calls: Vec<BTreeSet<Id>>,
-    /// How many batches may time out in all.
+    /// Maximum number of batches that time out.
     timeouts: u8,
-    /// How many writers may die in all; another process gets their events.
+    /// Maximum number of writers that die. Another process gets their events.
     deaths: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Shard {
-    /// The static column; `None` until the first id.
+    /// Value of the static column; `None` until the first id.
     users: Option<u8>,
     ids: BTreeSet<Id>,
     writers: Vec<Writer>,
-    /// Batches that timed out, and may have an effect later or never.
+    /// Batches that timed out and may take effect later.
     late: BTreeSet<Batch>,
     timeouts: u8,
     deaths: u8,
@@ -46,9 +46,9 @@ struct Shard {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Writer {
     Start,
-    /// It knows which of its ids exist, and not yet the number: only without `reads_at_once`.
+    /// Has read which of its ids exist, but not yet the number. Occurs only without `reads_at_once`.
     HasIds(BTreeSet<Id>),
-    /// The batch that it is about to send.
+    /// Has a batch to send.
     HasBatch(Batch),
     Done,
 }
@@ -63,11 +63,11 @@ struct Batch {
 enum Step {
     Read(usize),
     ReadNumber(usize),
-    /// The batch is applied or not, and the writer is told.
+    /// The batch is applied or not, and the writer gets the result.
     Send(usize),
-    /// The batch is applied or not, and the answer is lost.
+    /// The batch is applied or not, and the response is lost.
     LoseAnswer(usize),
-    /// The batch has no effect yet, and the writer is told that it timed out.
+    /// The batch has no effect yet, and the writer gets a timeout.
     TimeOut(usize),
     TakeEffect(Batch),
     Vanish(Batch),
@@ -76,7 +76,7 @@ enum Step {
 }
 
 impl Shard {
-    /// Whether the batch was applied.
+    /// Applies the batch if its condition is met. Returns whether it was applied.
     fn apply(&mut self, batch: &Batch, rules: Rules) -> bool {
         if rules.is_conditional && self.users != batch.before {
             return false;
@@ -88,7 +88,7 @@ impl Shard {
 }
 
 impl Counting {
-    /// What a writer does with what it read.
+    /// Returns a writer's next state after it has read the ids and the number.
     fn decide(&self, writer: usize, existing: &BTreeSet<Id>, users: Option<u8>) -> Writer {
         let new: BTreeSet<Id> = self.calls[writer].difference(existing).copied().collect();
         if new.is_empty() { Writer::Done } else { Writer::HasBatch(Batch { before: users, ids: new }) }

@@ -1,5 +1,5 @@
-//! A disk in memory that keeps apart what was synced. When the power goes, what was not synced is lost in part: each
-//! sector by itself, and of each directory's changes the last ones.
+//! An in-memory disk that separates synced from unsynced data. A power cut loses a part of the unsynced data: each
+//! sector independently, and the last changes of each directory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,18 +9,18 @@ use std::{
 use fuser::Errno;
 use rand::{RngExt, rngs::StdRng};
 
-/// The unit that a disk writes whole or not at all, bytes.
+/// Size of the unit that a disk writes atomically, bytes.
 const SECTOR: usize = 512;
-/// The root folder's number.
+/// Node number of the root folder.
 pub const ROOT: u64 = 1;
 
-/// The whole disk.
+/// The content of the disk, and its state.
 pub struct Disk {
     nodes: BTreeMap<u64, Node>,
     next: u64,
-    /// From the moment of the cut on, nothing is read or written.
+    /// Whether the power is off, so that nothing is read or written.
     pub is_off: bool,
-    /// What fails, if anything.
+    /// The current fault, if any.
     pub fault: Option<Fault>,
 }
 
@@ -29,7 +29,7 @@ pub struct Disk {
 pub struct Fault {
     /// The operation that fails.
     pub operation: Operation,
-    /// How many times it will still fail.
+    /// The remaining number of failures.
     pub times: u32,
     /// The error that it fails with.
     pub error: Errno,
@@ -49,7 +49,7 @@ pub enum Node {
     Folder(Folder),
 }
 
-/// A file as programs see it, and as the disk has it.
+/// A file as programs see it (`live`) and as the disk has it (`durable`).
 #[derive(Default)]
 pub struct File {
     pub live: Vec<u8>,
@@ -62,7 +62,7 @@ enum Change {
     Truncate(usize),
 }
 
-/// A folder as programs see it, and as the disk has it.
+/// A folder as programs see it (`live`) and as the disk has it (`durable`).
 #[derive(Default)]
 pub struct Folder {
     pub live: BTreeMap<OsString, u64>,
@@ -70,7 +70,7 @@ pub struct Folder {
     pending: Vec<Entries>,
 }
 
-/// Entries that are added and removed at once.
+/// Entries that are added and removed atomically.
 struct Entries {
     added: Vec<(OsString, u64)>,
     removed: Vec<OsString>,
@@ -100,7 +100,7 @@ impl Disk {
         }
     }
 
-    /// Whether an operation fails now, and with which error.
+    /// Returns the error if an operation must fail now, and decrements the remaining number of failures.
     pub fn failure_of(&mut self, operation: Operation) -> Option<Errno> {
         let fault = self.fault.as_mut().filter(|fault| fault.operation == operation && fault.times > 0)?;
         fault.times -= 1;
@@ -115,7 +115,7 @@ impl Disk {
         Some(number)
     }
 
-    /// The node stays until the next cut, because it may be open.
+    /// Removes an entry. Its node stays until the next power cut, because it may be open.
     pub fn remove(&mut self, parent: u64, name: &OsStr) -> Option<()> {
         self.folder(parent)?.change(Vec::new(), vec![name.to_owned()]);
         Some(())
@@ -133,9 +133,9 @@ impl Disk {
         Some(())
     }
 
-    /// The power was cut: what was not synced is on the disk in part.
+    /// Simulates a power cut, which keeps only a part of the unsynced data.
     pub fn lose(&mut self, random: &mut StdRng) {
-        // Some disks keep nothing, others nearly everything.
+        // Some disks keep no unsynced data, others all or nearly all of it.
         let kept = [0.0, 0.5, 0.9, 1.0][random.random_range(0..4)];
         for node in self.nodes.values_mut() {
             match node {
@@ -176,7 +176,7 @@ impl File {
         }
     }
 
-    /// A sync that failed: Linux does not write those pages again, unless they change.
+    /// Simulates a failed sync: Linux does not write those pages again unless they change.
     pub fn fail_to_sync(&mut self) {
         self.pending.clear();
     }
@@ -234,7 +234,7 @@ impl Folder {
         }
     }
 
-    /// File systems keep the order of a folder's changes.
+    /// Loses only the last changes, because file systems preserve the order of a folder's changes.
     fn lose(&mut self, random: &mut StdRng) {
         let kept = random.random_range(0..=self.pending.len());
         for entries in self.pending.drain(..).take(kept) {

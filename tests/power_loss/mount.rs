@@ -1,4 +1,4 @@
-//! The disk as a file system of the kernel (FUSE).
+//! Mounts the disk as a FUSE file system.
 
 use std::{
     ffi::OsStr,
@@ -20,9 +20,9 @@ use tempfile::TempDir;
 
 use super::disk::{Disk, File, Folder, Node, Operation};
 
-/// How long the kernel may use what it was told; nothing else changes the disk.
+/// Time that the kernel may cache entries and attributes, which change only through the kernel.
 const TTL: Duration = Duration::from_secs(60);
-/// How long processes may take to end once they are killed.
+/// Maximum time until killed processes have exited.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A mounted disk, unmounted when dropped.
@@ -33,7 +33,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Fails where FUSE cannot be used.
+    /// Mounts a new disk. Fails if FUSE is not available.
     pub fn new() -> io::Result<Self> {
         let (disk, at) = (Arc::new(Mutex::new(Disk::new())), tempfile::tempdir()?);
         let session = Some(mount(&disk, at.path())?);
@@ -48,12 +48,13 @@ impl Mount {
         self.disk.lock().unwrap()
     }
 
-    /// From now on the disk does nothing.
+    /// Cuts the power: the disk no longer reads or writes.
     pub fn cut(&self) {
         self.disk().is_off = true;
     }
 
-    /// Brings the disk back with what it kept. All processes that used it must have been killed.
+    /// Applies the data loss of the power cut and mounts the disk again. All processes that used it must have been
+    /// killed.
     pub fn restore(&mut self, random: &mut StdRng) {
         self.unmount();
         self.disk().lose(random);
@@ -63,7 +64,7 @@ impl Mount {
     fn unmount(&mut self) {
         let Some(session) = self.session.take() else { return };
         let deadline = Instant::now() + UNMOUNT_TIMEOUT;
-        // Busy until the last process has ended.
+        // The mount is busy until the last process has exited.
         while !Command::new("umount")
             .arg(self.at.path())
             .stderr(std::process::Stdio::null())
@@ -95,17 +96,17 @@ fn mount(disk: &Arc<Mutex<Disk>>, at: &Path) -> io::Result<BackgroundSession> {
     fuser::spawn_mount(Files(disk.clone()), at, &config)
 }
 
-/// Answers the kernel.
+/// Implements the kernel's file operations.
 struct Files(Arc<Mutex<Disk>>);
 
 impl Files {
-    /// The disk, unless the power is off.
+    /// Locks the disk. Fails with `EIO` if the power is off.
     fn disk(&self) -> Result<MutexGuard<'_, Disk>, Errno> {
         let disk = self.0.lock().unwrap();
         if disk.is_off { Err(Errno::EIO) } else { Ok(disk) }
     }
 
-    /// The same where an operation may be made to fail.
+    /// Like `disk`, but also fails if the operation has a fault.
     fn disk_for(&self, operation: Operation) -> Result<MutexGuard<'_, Disk>, Errno> {
         let mut disk = self.disk()?;
         disk.failure_of(operation).map_or(Ok(disk), Err)
@@ -151,7 +152,7 @@ fn attributes(disk: &Disk, number: u64) -> Result<FileAttr, Errno> {
     })
 }
 
-/// Answers with what was found, or with the error.
+/// Replies with the result or with the error.
 macro_rules! answer {
     ($reply:ident, $result:expr, $found:pat => $send:expr) => {
         match $result {
