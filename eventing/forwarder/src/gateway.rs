@@ -1,6 +1,6 @@
-//! An OpenFaaS gateway as the place where events are sent: `POST /function/NAME`, over connections that are kept.
-//! Only an answer with the functions' own mark is a function's. The gateway and its provider answer for a function that
-//! is away, with statuses that would mean something else from the function itself.
+//! Sends events to functions through an OpenFaaS gateway: `POST /function/NAME`, over persistent connections. Only a
+//! response with the functions' own header comes from a function. If a function is not available, the gateway and its
+//! provider respond in its place, with statuses that would have another meaning from the function itself.
 
 use std::{
     collections::BTreeSet,
@@ -24,27 +24,29 @@ use uuid::Uuid;
 
 use crate::settings::Place;
 
-/// How long a function may take to say that it is there.
+/// Timeout of a function's health probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may take to come about.
+/// Timeout of establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the gateway may take to say that it is there.
+/// Timeout of the gateway's health probe.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Gateways close idle connections after a minute or less; one that might be closed at this moment is not used.
+/// Maximum time that an idle connection is kept. Gateways close idle connections after a minute or less; a connection
+/// that the gateway might be closing must not be reused.
 const IDLE: Duration = Duration::from_secs(5);
-/// What is read of an answer: a dead letter keeps less, and a function's answer to an event is not more.
+/// Maximum number of bytes read of a response body. A dead letter keeps less, and a function's response to an event is
+/// not longer.
 const ANSWER: usize = 64 * 1024;
 
-/// A gateway.
+/// A client of a gateway.
 pub struct Gateway {
     place: Place,
     client: Client,
-    /// Functions that refused the last event for who sent it.
+    /// Functions that rejected the sender of the last event.
     unauthorized: Mutex<BTreeSet<String>>,
 }
 
 impl Gateway {
-    /// Connects when first needed; fails where the machine gives it no means to.
+    /// Creates a client that connects on first use. Fails if the HTTP client cannot be created on this machine.
     pub fn new(place: Place) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -55,7 +57,7 @@ impl Gateway {
         Ok(Self { place, client, unauthorized: Mutex::default() })
     }
 
-    /// Whether the gateway answers at all.
+    /// Checks that the gateway responds without a server error.
     pub async fn ready(&self) -> Result<(), Error> {
         let asked = async { self.exchange(Request::get(self.uri("/healthz")?).body(Bytes::new())?).await };
         match timeout(READY_TIMEOUT, asked).await {
@@ -93,7 +95,7 @@ impl Gateway {
 }
 
 impl Gateway {
-    /// What came back for an event, if it is the function's word about that event.
+    /// Returns the response to an event if it comes from the function itself and does not reject the sender.
     fn answer(&self, function: &str, answer: Response<Bytes>) -> Result<Response<Bytes>, SinkError> {
         let mut unauthorized = self.unauthorized.lock().unwrap_or_else(PoisonError::into_inner);
         match is_unauthorized(answer.status()) {
@@ -121,8 +123,8 @@ impl Sink for Gateway {
         self.answer(function, sent.await.map_err(|error| SinkError(words(&error)))?)
     }
 
-    /// Asks the function for its health. An event that gets no answer from a function that is well is at fault; one
-    /// whose sender is refused is not.
+    /// Probes the function's health. If a healthy function does not respond to an event, the event is at fault; if the
+    /// function rejects the sender, the event is not.
     async fn answers(&self, function: &str) -> bool {
         if self.unauthorized.lock().unwrap_or_else(PoisonError::into_inner).contains(function) {
             return false;
@@ -142,7 +144,8 @@ impl Sink for Gateway {
     }
 }
 
-/// One id for all tries of an event, also those after a restart: it is made of what the event is known by.
+/// Returns the same id for all attempts of an event, also after a restart: it is derived from the event's source and
+/// id.
 fn call_id(headers: &HeaderMap) -> Uuid {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
@@ -153,7 +156,7 @@ fn call_id(headers: &HeaderMap) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
     #[error(transparent)]

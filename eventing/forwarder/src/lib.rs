@@ -1,6 +1,6 @@
-//! Plays the arrows of `eventing/*.yaml` in front of OpenFaaS, whose Community Edition has no sources: reads the log,
-//! ticks the clock, and posts each event to its function's URL at the gateway, with retries and dead letters.
-//! Knows the gateway; not how functions run behind it.
+//! Runs the event sources of `eventing/*.yaml` in front of OpenFaaS, whose Community Edition has none: reads the log,
+//! produces the timer's ticks, and posts each event to its function's URL at the gateway, with retries and dead
+//! letters. Depends only on the gateway, not on how functions run behind it.
 
 mod gateway;
 mod settings;
@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::{gateway::Gateway, settings::Settings};
 
-/// Where the image has the arrows, and the functions that they lead to.
+/// Folders of the image that hold the manifests of the event sources and of the functions that they send to.
 const IN_IMAGE: [&str; 2] = ["/etc/lambda-architecture/eventing", "/etc/lambda-architecture/functions"];
 
-/// Why the forwarder ended.
+/// The reason why the forwarder ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwarderError {
     /// The configuration is wrong.
@@ -38,25 +38,25 @@ pub enum ForwarderError {
     /// A manifest is wrong.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A manifest is not there.
+    /// A manifest is missing or cannot be read.
     #[error("a manifest is missing")]
     Files(#[from] FilesError),
-    /// There is no client to call the gateway with.
+    /// The gateway's HTTP client cannot be created.
     #[error("the gateway's client")]
     Client(#[from] reqwest::Error),
-    /// The machine does not let it.
+    /// The async runtime, the listening port or the signal handlers cannot be set up.
     #[error("forwarder")]
     Io(#[from] io::Error),
 }
 
-/// Plays the manifests, or folders of them, that the program is called with, or else its image's, until SIGTERM. Exits
-/// 64 with one line on standard error when the configuration is wrong.
+/// Runs the event sources of the manifests, or folders of manifests, that are given as arguments, or else those of the
+/// image, until SIGTERM. Exits with 64 and one line on standard error if the configuration is wrong.
 pub fn run() -> ExitCode {
     let mut manifests: Vec<_> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     if manifests.is_empty() {
         manifests.extend(IN_IMAGE.map(PathBuf::from));
     }
-    // One thread is enough: it waits for the log and the gateway, and backends have threads of their own.
+    // One thread is enough: it waits for the log and the gateway, and backends have their own threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(ForwarderError::from).and_then(|runtime| runtime.block_on(start(&manifests)));
     match done {
@@ -89,13 +89,13 @@ async fn start(manifests: &[PathBuf]) -> Result<(), ForwarderError> {
     Ok(())
 }
 
-/// Reads the arrows of manifests and of folders of them.
+/// Reads event sources from manifests and from folders of manifests.
 pub fn read(manifests: &[PathBuf]) -> Result<Resources, ForwarderError> {
     let texts = files::read(manifests)?;
     Ok(Resources::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))?)
 }
 
-/// Plays the arrows until `stop` and answers probes; then lets what is under way end, and commits.
+/// Runs the event sources and serves probes until `stop`. Then waits for events in flight, and commits.
 pub async fn forward(
     arrows: &Resources,
     log: Arc<dyn Log>,
@@ -117,7 +117,8 @@ pub async fn forward(
     sources.ended().await;
 }
 
-/// The probes, `GET /arrows`: what each arrow did and how far behind it is, and `GET /tasks`: what else runs, and failed.
+/// The probes; `GET /arrows`: the progress and the lag of each event source; and `GET /tasks`: the other background
+/// tasks and their failures.
 fn routes(forwarder: Forwarder) -> Router<Forwarder> {
     Router::new(forwarder)
         .get("/arrows", async |forwarder: Forwarder, _| {
@@ -126,7 +127,7 @@ fn routes(forwarder: Forwarder) -> Router<Forwarder> {
         .get("/tasks", async |forwarder: Forwarder, _| Ok(json(StatusCode::OK, &forwarder.sources.tasks())))
 }
 
-/// What the forwarder's routes show.
+/// The state of the forwarder's routes.
 #[derive(Clone)]
 struct Forwarder {
     log: Arc<dyn Log>,

@@ -1,4 +1,4 @@
-//! What the forwarder is told beyond what every function is told.
+//! The forwarder's settings, in addition to those of every function.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -13,28 +13,29 @@ use http::{
 pub struct Settings {
     /// `PORT`, `LOG_LEVEL` and so on.
     pub config: Config,
-    /// `LOG_URL`: the only store that it knows.
+    /// `LOG_URL`: the only store that the forwarder uses.
     pub log_url: String,
-    /// Where functions are called.
+    /// The gateway through which functions are called.
     pub gateway: Place,
 }
 
-/// A gateway and who calls it.
+/// A gateway's address, and the credentials for it.
 #[derive(Clone)]
 pub struct Place {
     /// Host and port.
     pub(crate) authority: Authority,
-    /// What stands before `/function/NAME`; no `/` at its end.
+    /// The path before `/function/NAME`, without a trailing `/`.
     pub(crate) prefix: String,
-    /// The value of `Authorization`, where there is a user.
+    /// The value of `Authorization`, if a user is configured.
     pub(crate) authorization: Option<HeaderValue>,
-    /// What functions know the forwarder by, where they ask for it.
+    /// The token that authenticates the forwarder to functions, if they require one.
     pub(crate) event_token: Option<HeaderValue>,
 }
 
 impl Settings {
-    /// Reads keys through `env`, and from the file that it names. `GATEWAY_URL` must be there; `GATEWAY_USER` and
-    /// `GATEWAY_PASSWORD`, and `EVENT_TOKEN`, or the files that the same keys with `_FILE` name, may be.
+    /// Reads keys through `env`, and from the file that it names. `GATEWAY_URL` is required. `GATEWAY_USER` with
+    /// `GATEWAY_PASSWORD`, and `EVENT_TOKEN`, are optional; the same keys with the suffix `_FILE` name files to read
+    /// them from.
     pub fn read(env: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Result<Self, ConfigError> {
         let get = config::lookup(env)?;
         let gateway = Place::read(&get)?;
@@ -87,7 +88,7 @@ fn authorization(get: impl Fn(&str) -> Option<String>) -> Result<Option<HeaderVa
     }
 }
 
-/// A key's value, or the first line of the file that its twin names. An empty secret is an error.
+/// Returns a key's value, or the first line of the file that `KEY_FILE` names. An empty secret is an error.
 fn secret(get: impl Fn(&str) -> Option<String>, key: &str) -> Result<Option<String>, ConfigError> {
     let twin = format!("{key}_FILE");
     let (named, secret) = match (get(key), get(&twin)) {
@@ -105,7 +106,7 @@ fn secret(get: impl Fn(&str) -> Option<String>, key: &str) -> Result<Option<Stri
     }
 }
 
-/// Says which user cannot read a file, because the files of secrets are often readable for one user alone.
+/// Returns an error text that names the forwarder's uid, because secret files are often readable by one user only.
 fn unreadable(file: &str, error: &io::Error) -> String {
     let uid = fs::metadata("/proc/self").map(|process| process.uid());
     match (error.kind(), uid) {

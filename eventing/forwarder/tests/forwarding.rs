@@ -1,4 +1,4 @@
-//! The forwarder between an embedded log and a stand-in of the gateway, over real HTTP.
+//! The forwarder between an embedded log and a fake gateway, over real HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -36,7 +36,7 @@ spec:
   sink: {ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: batch}}
 "#;
 
-/// What the stand-in was sent.
+/// A request that the fake gateway received.
 #[derive(Clone)]
 struct Call {
     path: String,
@@ -52,7 +52,7 @@ impl Call {
 
 type Calls = Arc<Mutex<Vec<Call>>>;
 
-/// A gateway that answers an event's nth try as the test says, once it may.
+/// A fake gateway. Responds to the nth attempt of an event as the test specifies, once `gate` has a permit.
 struct StandIn {
     calls: Calls,
     url: String,
@@ -65,7 +65,7 @@ impl StandIn {
         Self::answering(move |path, nth| (answer(path, nth), true), || true).await
     }
 
-    /// Answers with or without the functions' mark; `well` says whether functions answer for their health.
+    /// Responds with or without the functions' header. `well` returns whether functions respond to health probes.
     async fn answering(
         answer: impl Fn(&str, usize) -> (StatusCode, bool) + Send + Sync + 'static,
         well: impl Fn() -> bool + Send + Sync + 'static,
@@ -100,7 +100,7 @@ impl StandIn {
         Self { calls, url, gate, task }
     }
 
-    /// What it was sent of a function's events.
+    /// Returns the received requests with a function's events.
     fn calls(&self, function: &str) -> Vec<Call> {
         let path = format!("/function/{function}");
         self.calls.lock().unwrap().iter().filter(|call| call.path == path).cloned().collect()
@@ -116,7 +116,7 @@ fn answered(status: StatusCode, is_function: bool) -> Response<Full<Bytes>> {
     answer
 }
 
-/// A plain server, which sets no header of its own.
+/// A plain server, which adds no headers itself.
 async fn serve<H, F>(listener: TcpListener, handler: H)
 where
     H: Fn(Request<hyper::body::Incoming>) -> F + Clone + Send + 'static,
@@ -130,7 +130,7 @@ where
     }
 }
 
-/// A forwarder that runs, and its log.
+/// A running forwarder, and its log.
 struct Forwarding {
     log: Arc<dyn Log>,
     address: std::net::SocketAddr,
@@ -201,7 +201,7 @@ impl Forwarding {
     }
 }
 
-/// The arrows and functions of this project.
+/// The manifests of the project's event sources and functions.
 fn manifests() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let service = |name: &str| root.join("functions").join(name).join("service.yaml");
@@ -285,7 +285,7 @@ async fn a_400_ends_in_the_dead_letter_and_says_why() {
 
 #[tokio::test]
 async fn what_a_gateway_answers_for_a_function_that_is_away_is_never_final() {
-    // What faasd, its provider and proxies answer; and a refusal of the forwarder itself.
+    // Statuses with which faasd, its provider and proxies respond, and then a rejection of the forwarder itself.
     let own = [405, 404, 500, 502, 503, 400, 200, 204, 302, 422];
     let answer = move |path: &str, nth| match path {
         "/function/store" if nth <= own.len() => (StatusCode::from_u16(own[nth - 1]).unwrap(), false),
@@ -322,7 +322,7 @@ async fn retries_do_not_count_while_a_function_is_away_and_do_once_it_is_well() 
     };
     let is_well = well.clone();
     let gateway = StandIn::answering(answer, move || is_well.load(SeqCst)).await;
-    // Three retries of a millisecond, so that the limit is near.
+    // Three retries with a delay of a millisecond, so that the limit is reached soon.
     let forwarding = Forwarding::with(tempfile::tempdir().unwrap(), &gateway, |manifest| {
         manifest.replace("retry: 240", "retry: 3").replace("PT0.02S", "PT0.001S")
     })

@@ -1,4 +1,4 @@
-//! What the clock does to a PingSource.
+//! How a PingSource reacts to changes of the clock.
 
 use std::{
     sync::{
@@ -15,17 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Function, status};
 
-/// What a PingSource goes through.
+/// A scenario for a PingSource.
 struct Run {
     schedule: &'static str,
     zone: &'static str,
-    /// What the clock says at first.
+    /// The clock's time at the start.
     begin: &'static str,
-    /// By how much the clock is set, a second after the first half minute.
+    /// Adjustment of the clock, 31.5 s after the start.
     step: TimeDelta,
-    /// How long after that the source runs.
+    /// Time that the source runs after the adjustment.
     lasts: Duration,
-    /// How long the function takes for a tick.
+    /// Time that the function takes to respond to a tick.
     answer: Duration,
 }
 
@@ -36,7 +36,7 @@ fn every_minute(step: TimeDelta) -> Run {
 }
 
 impl Run {
-    /// The times of its ticks in UTC, as the events tell them.
+    /// Runs the scenario. Returns the times of the ticks in UTC, as the events state them.
     async fn ticks(self) -> Vec<String> {
         let schedule = [format!("schedule: \"{}\"", self.schedule), format!("timezone: {}", self.zone)];
         let text = include_str!("../../minute-to-batch.yaml");
@@ -79,7 +79,7 @@ async fn ticks_follow_a_clock_that_is_set_forth_without_a_burst() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_corrected_a_little_neither_skips_nor_doubles_a_tick() {
-    // Back to 10:00:59.6 right after the tick of 10:01.
+    // Sets the clock back to 10:00:59.6 right after the tick of 10:01.
     assert_eq!(every_minute(TimeDelta::milliseconds(-1_900)).ticks().await, ["10:01", "10:02", "10:03"]);
 }
 
@@ -92,7 +92,7 @@ async fn a_clock_that_is_set_while_a_tick_is_sent_neither_repeats_nor_stops_it()
     }
 }
 
-/// What a source in Berlin ticks in so many hours, in UTC.
+/// Returns the ticks, in UTC, of a source in Berlin's time zone that runs for `hours` hours.
 async fn in_berlin(schedule: &'static str, begin: &'static str, hours: u64) -> Vec<String> {
     let lasts = Duration::from_secs(3_600 * hours);
     Run { schedule, begin, zone: "Europe/Berlin", lasts, ..every_minute(TimeDelta::zero()) }.ticks().await
@@ -100,18 +100,18 @@ async fn in_berlin(schedule: &'static str, begin: &'static str, hours: u64) -> V
 
 #[tokio::test(start_paused = true)]
 async fn ticks_go_on_when_daylight_saving_time_begins() {
-    // 02:00 there becomes 03:00 at 01:00 UTC.
+    // At 01:00 UTC, the local time changes from 02:00 to 03:00.
     let begin = "2026-03-29T00:10:00Z";
     assert_eq!(in_berlin("*/30 * * * *", begin, 2).await, ["00:30", "01:00", "01:30", "02:00"]);
-    // The first tick after it is an hour earlier in UTC than that of the day before.
+    // The first tick after the change is an hour earlier in UTC than that of the day before.
     assert_eq!(in_berlin("0 9 * * *", "2026-03-28T07:30:00Z", 24).await, ["08:00", "07:00"]);
-    // A time that does not exist that day.
+    // A local time that does not exist on that day.
     assert_eq!(in_berlin("30 2 * * *", begin, 25).await.last().unwrap(), "00:30");
 }
 
 #[tokio::test(start_paused = true)]
 async fn ticks_go_on_when_daylight_saving_time_ends() {
-    // 03:00 there becomes 02:00 at 01:00 UTC, so that 02:30 comes twice.
+    // At 01:00 UTC, the local time changes from 03:00 to 02:00, so 02:30 occurs twice.
     let begin = "2026-10-25T00:10:00Z";
     assert_eq!(in_berlin("*/30 * * * *", begin, 2).await, ["00:30", "01:00", "01:30", "02:00"]);
     assert_eq!(in_berlin("30 2 * * *", begin, 26).await, ["00:30", "01:30"]);

@@ -1,4 +1,4 @@
-//! How a record is sent, tried, and put into the dead letter.
+//! How a record is sent, retried, and written to the dead letters.
 
 use std::{
     sync::{Mutex, atomic::Ordering::SeqCst},
@@ -148,7 +148,7 @@ async fn a_record_that_can_be_sent_by_now_is_sent_by_a_replay() {
     assert_eq!(count.heard("ce-recordheaders"), [""]);
 }
 
-/// More extensions than a header map holds, and than its insertion survives.
+/// More extensions than a header map holds: a plain insertion would panic.
 fn enormous() -> Record {
     let mut record = event("enormous", "k");
     let extension = |n| (format!("ce_x{n}"), Some(Bytes::from_static(b"v")));
@@ -190,7 +190,7 @@ async fn a_record_that_makes_the_source_panic_is_tried_and_then_dead() {
     running.end().await;
     let letter = DeadLetters::read(&log, "user-dead-letter").await.unwrap().remove(0);
     assert!(letter.reason().contains("it was poison"), "{}", letter.reason());
-    // The raw record inside can be sent once the fault is mended.
+    // The raw record in the dead letter can be sent once the fault is fixed.
     let mended = Function::new(Duration::ZERO, |_| status(200));
     let functions = ["store".to_owned()].into();
     letter.replay(&log, "user-dead-letter", &*mended, &functions).await.unwrap();
@@ -218,7 +218,7 @@ async fn tries_are_as_far_apart_as_the_manifest_says() {
     running.end().await;
     let times = times.lock().unwrap();
     let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // The clock of a test may be a millisecond late at each timer.
+    // The test's clock may be a millisecond late at each timer.
     let expected = [20, 40, 60, 80];
     assert!(gaps.iter().zip(expected).all(|(gap, e)| (e..e + 4).contains(gap)), "{gaps:?}");
 }

@@ -1,4 +1,4 @@
-//! What is under way at once, what is committed, and what a crash leaves.
+//! Concurrency, commits, and the state after a crash.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -18,7 +18,7 @@ fn filled(events: usize) -> Shared {
     log
 }
 
-/// Events of 8 KiB, which share their memory.
+/// A log with events of 8 KiB, which share their memory.
 fn filled_with_large(events: usize) -> Shared {
     let (log, value) = (Shared::default(), Bytes::from(vec![b' '; 8 * 1024]));
     for n in 0..events {
@@ -134,7 +134,7 @@ async fn nothing_is_committed_before_its_dead_letter_is_written() {
     let [bad, other] = ["a", "b"].map(|key| i32::from(key.as_bytes()[0]) % 4);
     for n in 0..3 {
         log.0.put("user", event(&n.to_string(), "b"));
-        // A commit of the rejected one would come with this one at the latest.
+        // A commit of the rejected record would be visible at the latest when this one is committed.
         eventually("another one is committed", || log.0.committed().get(&other) == Some(&(n + 1))).await;
     }
     assert_eq!(log.0.committed().get(&bad).copied().unwrap_or(0), 0);
@@ -213,12 +213,12 @@ async fn what_is_finished_of_a_partition_that_others_want_is_committed_and_no_mo
         requests.iter().filter(|(_, request)| value(request, "ce-partitionkey") == key).count() as i64
     };
     assert!((20..1_000).contains(&finished), "{finished}");
-    // One of a partition is under way at once.
+    // At most one event of a partition is in flight.
     assert!((finished..=finished + 1).contains(&sent("a")), "{} of {finished}", sent("a"));
     let before = sent("a");
     eventually("the others arrived", || KEYS[1..].iter().all(|key| sent(key) == 1_000)).await;
     assert_eq!(sent("a"), before);
-    // The rest of it counts as the group's lag, as far as others come with it.
+    // The rest of the partition counts as the group's lag, except what the partition's new owner has committed.
     let others = [(wanted, finished + 300)].into();
     eventually("all else is finished", || {
         running.progress.lag(&log.0.kept("user"), &others) == 700 - finished

@@ -1,4 +1,4 @@
-//! A log in memory, a function as a closure, and what the tests do with them.
+//! An in-memory log, a function as a closure, and helpers for the tests.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use http::{Request, Response};
 use tokio::{sync::Notify, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-/// The functions that the project's arrows lead to.
+/// The functions that the project's event sources send to.
 pub const SERVICES: &str = "
 apiVersion: serving.knative.dev/v1
 kind: Service
@@ -45,7 +45,7 @@ metadata: {name: batch}
 spec: {template: {spec: {containers: [{image: batch}]}}}
 ";
 
-/// The project's own arrows.
+/// The project's own manifests of event sources, with these functions.
 pub fn arrows() -> Resources {
     Resources::read([
         ("services.yaml", SERVICES),
@@ -57,7 +57,7 @@ pub fn arrows() -> Resources {
     .unwrap()
 }
 
-/// The project's source of that name.
+/// The project's source with this name.
 pub fn source(name: &str) -> Source {
     arrows().sources().into_iter().find(|source| source.name == name).unwrap()
 }
@@ -68,26 +68,26 @@ struct State {
     committed: PartitionOffsets,
 }
 
-/// A log of four partitions; it forgets all when the test ends.
+/// An in-memory log with four partitions.
 #[derive(Default)]
 pub struct Memory {
     state: Mutex<State>,
     news: Notify,
-    /// How many records consumers were given.
+    /// Number of records that consumers were given.
     pub given: AtomicUsize,
     /// Whether appends fail.
     pub broken: AtomicBool,
-    /// Bytes of a record beyond which an append panics; none when zero.
+    /// Maximum size of a record in bytes: appending a larger one panics. Zero means no limit.
     pub largest: AtomicUsize,
-    /// How many reads to come fail, each after it lost its page.
+    /// Number of upcoming reads that fail, each after it lost its page.
     pub failing: AtomicUsize,
-    /// How many reads to come panic.
+    /// Number of upcoming reads that panic.
     pub panicking: AtomicUsize,
-    /// A partition that others want.
+    /// A partition to revoke, because another member needs it.
     wanted: Mutex<Option<i32>>,
-    /// Partitions that others have, each with what was committed of it when it was given up.
+    /// Partitions that other members own, each with its committed offset at the time of release.
     pub given_up: Mutex<PartitionOffsets>,
-    /// How often a consumer was polled that should take nothing.
+    /// Number of polls of paused consumers.
     pub rests: AtomicUsize,
 }
 
@@ -105,7 +105,7 @@ impl Memory {
         self.state.lock().unwrap().topics.get(topic).cloned().unwrap_or_default()
     }
 
-    /// Lets another member of the group want the partition.
+    /// Makes another member of the group request the partition.
     pub fn want(&self, partition: i32) {
         *self.wanted.lock().unwrap() = Some(partition);
         self.news.notify_waiters();
@@ -124,7 +124,7 @@ impl Memory {
     }
 }
 
-/// The log as a test shares it with what it plays.
+/// The log, shared between a test and the sources that it runs.
 #[derive(Clone, Default)]
 pub struct Shared(pub Arc<Memory>);
 
@@ -259,7 +259,7 @@ impl Positions for Member {
 type Answer = Result<Response<Bytes>, SinkError>;
 type Respond = dyn Fn(&Request<Bytes>) -> Answer + Send + Sync;
 
-/// A function that answers as the test says, and what it was sent.
+/// A function that responds as the test specifies, and records the requests.
 pub struct Function {
     answer: Box<Respond>,
     takes: Duration,
@@ -284,7 +284,7 @@ impl Function {
         })
     }
 
-    /// What it was sent of a header, in order.
+    /// The values of a header in the requests, in order.
     pub fn heard(&self, header: &str) -> Vec<String> {
         self.requests.lock().unwrap().iter().map(|(_, request)| value(request, header)).collect()
     }
@@ -308,12 +308,12 @@ impl Sink for Function {
     }
 }
 
-/// A header's value, empty when there is none.
+/// A header's value; empty if the header is missing.
 pub fn value(request: &Request<Bytes>, header: &str) -> String {
     request.headers().get(header).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default()
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub fn status(code: u16) -> Answer {
     Ok(Response::builder().status(code).body(Bytes::new()).unwrap())
 }
@@ -335,7 +335,7 @@ pub fn event(id: &str, key: &str) -> Record {
     }
 }
 
-/// A source that is being running.
+/// A running source.
 pub struct Played {
     pub stop: CancellationToken,
     pub progress: Arc<Progress>,
@@ -356,7 +356,7 @@ impl Played {
     }
 }
 
-/// Waits until it is so, for ten minutes of the test's clock.
+/// Waits until the condition holds. Panics after ten minutes of the test's clock.
 pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..120_000 {
         if is_so() {

@@ -1,13 +1,13 @@
-//! The arrows at work: a log in memory, a function that answers as the test says, and a clock that is turned by hand.
+//! Runs event sources on an in-memory log, with a function that responds as the test specifies and a simulated clock.
 #![allow(clippy::unwrap_used, reason = "what a test cannot go on without")]
 
-// What plays the log and the functions, and the verbs of the tests.
+// The simulated log and functions, and helpers for the tests.
 mod harness;
-// What the clock does to a PingSource.
+// How a PingSource reacts to changes of the clock.
 mod clock;
-// How a record is sent, tried, and put into the dead letters.
+// How a record is sent, retried, and written to the dead letters.
 mod events;
-// What is under way at once, what is committed, and what a crash leaves.
+// Concurrency, commits, and the state after a crash.
 mod flow;
 // The manifests of this project, dead letters and replays.
 mod repair;

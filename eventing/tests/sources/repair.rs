@@ -74,7 +74,7 @@ async fn a_letter_is_open_until_it_was_replayed_or_dropped() {
     let willing = Function::new(Duration::ZERO, |_| status(200));
     letters[0].replay(&log, DEAD, &*willing, &arrows().fed_functions()).await.unwrap();
     letters[1].discard(&log, DEAD).await.unwrap();
-    // A second time does no harm.
+    // Discarding it again has no effect.
     letters[1].discard(&log, DEAD).await.unwrap();
     let left = DeadLetters::read(&log, DEAD).await.unwrap();
     assert_eq!(left.iter().map(|letter| letter.id).collect::<Vec<_>>(), [letters[2].id]);

@@ -1,4 +1,4 @@
-//! The handler over a job in memory.
+//! Tests of the handler with an in-memory job.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use domain::{Failure, Store};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// Remembers with which `full` it ran.
+/// Records the `full` flag of each run.
 #[derive(Default)]
 struct Memory(Mutex<Vec<bool>>);
 

@@ -1,4 +1,4 @@
-//! The handlers over a counter in memory.
+//! Tests of the handlers with an in-memory counter.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -16,7 +16,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// A counter that can be taken away.
+/// A counter that can be made unavailable.
 #[derive(Default)]
 struct Memory {
     ids: Mutex<HashSet<Uuid>>,
@@ -53,7 +53,7 @@ impl Counter for Memory {
     }
 }
 
-/// Answers with the status and the JSON, if there is any.
+/// Sends a request. Returns the status and the JSON body, or null if the body is not JSON.
 async fn send(router: &Router<Count>, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
     let media_type =
         if body.is_array() { "application/cloudevents-batch+json" } else { "application/cloudevents+json" };

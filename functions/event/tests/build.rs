@@ -1,4 +1,4 @@
-//! Whatever the SDK's builder makes is the same event here.
+//! Every event that the SDK's builder makes converts to the same event of this crate.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;

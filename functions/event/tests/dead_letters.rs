@@ -1,4 +1,4 @@
-//! Records and events that no source can send, and what becomes of them.
+//! Records and events that no source can send, and the dead letters that are made of them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -91,7 +91,7 @@ fn an_undeliverable_record_is_kept_with_all_that_it_was() {
 fn a_header_without_a_value_is_no_attribute() {
     let own = [("ce_id", "1"), ("ce_source", "/s"), ("ce_type", "t"), ("content-type", "text/plain")];
     let mut sent = delivered(&own, "data");
-    // The first of a name is without a value, or the only one.
+    // The first header of a name has no value, or the only one has none.
     sent.record.headers.insert(0, ("ce_id".to_owned(), None));
     sent.record.headers.extend(["ce_subject", "content-type", "plain"].map(|name| (name.to_owned(), None)));
     let plain = Event::from_record(&sent, ORIGIN).unwrap();

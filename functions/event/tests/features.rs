@@ -1,4 +1,5 @@
-//! CloudEvents' own scenarios for its HTTP binding, run from where the project's shared data lies; says so where not.
+//! CloudEvents' own scenarios for its HTTP binding, read from the project's shared data. Reported as not run if the
+//! data is missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../../tests/not_run.rs"]

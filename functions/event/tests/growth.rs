@@ -1,4 +1,5 @@
-//! The time that a message takes is linear in its length, whatever is in it: a ratio of processor times, so that no machine is too slow.
+//! The processing time of a message is linear in its length, whatever its content. Measured as a ratio of CPU times, so
+//! that the result does not depend on the machine's speed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -7,19 +8,19 @@ use bytes::Bytes;
 use event::{BATCHED, Delivered, Event, Origin, Received, Record, STRUCTURED};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
-/// Twice the input may take so many times as long.
+/// Maximum ratio of the times for twice the input and for the input.
 const LIMIT: f64 = 2.5;
-/// Below this, a ratio would measure the clock.
+/// Minimum time to compare: below it, the ratio would measure the clock's resolution.
 const NOISE: Duration = Duration::from_micros(500);
 const REQUIRED: &str = r#""specversion":"1.0","id":"1","source":"/s","type":"t""#;
 
-/// What this thread has used of a processor, which others on the machine do not change.
+/// CPU time of this thread, which other processes on the machine do not affect.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The best of several runs.
+/// The shortest time of several runs.
 fn best(input: &str, run: impl Fn(&str)) -> Duration {
     let time = |_| {
         let start = processor_time();
@@ -32,7 +33,7 @@ fn best(input: &str, run: impl Fn(&str)) -> Duration {
 fn grows_linearly(what: &str, make: impl Fn(usize) -> String, run: impl Fn(&str)) {
     let (small, large) = (make(1), make(2));
     let mut ratios = Vec::new();
-    // Caches and allocators may disturb one comparison, but not each of them.
+    // Caches and allocators may disturb one comparison, but not all of them.
     while ratios.len() < 5 && !ratios.iter().any(|ratio| *ratio <= LIMIT) {
         let (small, large) = (best(&small, &run), best(&large, &run));
         ratios.push(if large < NOISE { 0.0 } else { large.as_secs_f64() / small.as_secs_f64() });

@@ -1,4 +1,4 @@
-//! For arbitrary events, bytes and records: what is admitted reaches a function unchanged, also after the dead letter.
+//! For arbitrary events, bytes and records: an admitted event reaches a function unchanged, also as a dead letter.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use proptest::{collection::vec, option, prelude::*};
 
 const ORIGIN: Origin<'static> = Origin { namespace: "default", name: "log-to-count", topic: "user" };
 
-/// The largest answer that a function may give.
+/// The largest response that a function may return.
 struct Conflict(HeaderMap);
 
 impl Undelivered for Conflict {
@@ -35,7 +35,7 @@ fn structured(json: &[u8]) -> Result<Event, String> {
     received.map(|mut received| received.events.remove(0)).map_err(|e| e.to_string())
 }
 
-/// What a function reads of the request that a source makes of a record.
+/// Returns the event that a function reads from a source's request for the record.
 fn through_a_source(record: Record) -> Event {
     let request = Event::of_record(&delivered(record), ORIGIN).unwrap().to_request("default").unwrap();
     assert!(request.headers().len() < 80, "room for what proxies add");
@@ -91,7 +91,7 @@ prop_compose! {
     }
 }
 
-/// Mostly valid, so that the way behind the checks is tried as well.
+/// Mostly valid events, so that the code after the checks is tested, too.
 fn mild_event() -> impl Strategy<Value = Event> {
     let value = || "[ -~é日😀]{1,30}";
     (value(), value(), vec(("[a-j][a-z0-9]{0,20}", value()), 0..33), vec(any::<u8>(), 0..100)).prop_map(
@@ -119,7 +119,7 @@ proptest! {
             assert_eq!(sorted(other), sorted(&read));
             assert_eq!((&other.content_type, &other.data), (&read.content_type, &read.data));
         };
-        // Binary and structured records, and what one mode accepts so does the other.
+        // Binary and structured records. Each mode accepts what the other accepts.
         is_same(&through_a_source(read.to_record()));
         let json = Bytes::from(read.to_structured().to_string());
         let headers = vec![("content-type".to_owned(), Some(Bytes::from(STRUCTURED)))];
@@ -131,7 +131,7 @@ proptest! {
         let again = Received::from_http(binary.headers(), binary.body()).unwrap().events.remove(0);
         is_same(&again);
         assert!(again.admit().is_ok());
-        // Into the dead letter, out of it, and to the function with the reason still on it.
+        // Into a dead letter, out of it, and to the function with the reason still attached.
         let dead = Event::of_record(&delivered(read.to_record()), ORIGIN).unwrap().dead("http://count", &conflict());
         let mut letter = Event::of_record(&delivered(dead.to_record()), ORIGIN).unwrap();
         assert_eq!(sorted(&letter), sorted(&dead));
@@ -190,7 +190,7 @@ proptest! {
         let delivered = Delivered { partition: 0, offset: 1, time_ms, record };
         let sent = Event::of_record(&delivered, ORIGIN).and_then(|event| event.to_request("default"));
         match sent {
-            // The function may refuse it, but as the one event that it is.
+            // The function may reject it, but only as a single event.
             Ok(request) => if let Ok(received) = Received::from_http(request.headers(), request.body()) {
                 assert_eq!((received.is_batch, received.events.len()), (false, 1));
             },

@@ -1,4 +1,4 @@
-//! What an event may be, in each mode alike; a fault names its attribute.
+//! Validation of events, which is the same in each mode. An error names the attribute.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
@@ -79,7 +79,7 @@ fn every_mode_refuses_the_same_values_and_names_the_attribute() {
         assert_eq!(fault.attribute.as_deref(), Some(name), "{value:?}: {fault}");
         let header: String = value.bytes().map(|b| format!("%{b:02X}")).collect();
         let fault = binary(&[(&format!("ce-{name}"), header.as_bytes())]);
-        // A source that is a URI only before it is decoded is taken as it is.
+        // A source that is a URI only before percent-decoding is used undecoded.
         if (name, value) != ("source", "a b") && (name, value) != ("source", "http://") {
             assert_eq!(fault.unwrap_err().attribute.as_deref(), Some(name), "{value:?}");
         }

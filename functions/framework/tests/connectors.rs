@@ -1,4 +1,4 @@
-//! What OpenFaaS' connectors send becomes an event, and what is not theirs is treated as ever.
+//! Requests of OpenFaaS' connectors become events. Other requests are handled as usual.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;

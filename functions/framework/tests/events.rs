@@ -1,4 +1,4 @@
-//! CloudEvents over HTTP as others send them, in all three modes, and what is wrong with those that are not.
+//! CloudEvents over HTTP as other clients send them, in all three modes, and the errors of invalid ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
@@ -41,7 +41,7 @@ fn structured(members: &str) -> String {
 fn read(headers: &HeaderMap, body: &str) -> Result<Vec<User>, Error> {
     let body = Bytes::from(body.to_owned());
     let users = users_from_http(headers, &body);
-    // Nothing is acknowledged that a function would refuse.
+    // `ingest` must not acknowledge what a function would reject.
     assert!(users.is_ok() || admitted_from_http(headers, &body).is_err());
     users
 }

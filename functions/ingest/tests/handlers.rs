@@ -1,4 +1,4 @@
-//! The handlers over a log in memory.
+//! Tests of the handlers with an in-memory log.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use ingest::routes;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// A log that can be made to fail. A user with the name `large` is too large for it.
+/// A log that can be made to fail. It rejects a user with the name `large` as too large.
 #[derive(Default)]
 struct Memory {
     records: Mutex<Vec<(String, Record)>>,
@@ -87,7 +87,7 @@ async fn events_of_a_batch_are_appended_together_or_none_is() {
 async fn a_record_that_is_too_large_does_not_fail_its_neighbours() {
     let log = Arc::new(Memory::default());
     let router = routes(log.clone(), "user".to_owned());
-    // They are sent at once, so that they share a commit.
+    // Sent concurrently, so that they share a commit.
     let send = async |name: &str| {
         let request = http::Request::post("/user").header("content-type", "application/json");
         let request = request.body(Bytes::from(event(name)["data"].to_string())).unwrap();

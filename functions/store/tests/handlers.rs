@@ -1,4 +1,4 @@
-//! The handler over a dataset in memory.
+//! Tests of the handler with an in-memory dataset.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{

@@ -1,4 +1,4 @@
-//! A broker that stops answering for a while.
+//! A broker that stops responding for a while.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../../../tests/not_run.rs"]
@@ -22,14 +22,15 @@ use uuid::Uuid;
 
 use self::not_run::{Lacks, not_run};
 
-/// Above every timeout under test and what a loaded machine adds: whatever takes longer waits for the broker.
+/// Longer than every timeout under test plus the delay of a loaded machine: a call that takes longer waits for the
+/// broker.
 const HANGS: Duration = Duration::from_secs(20);
 
 fn one(value: &'static str) -> Vec<Record> {
     vec![Record { key: None, headers: Vec::new(), value: Some(Bytes::from_static(value.as_bytes())) }]
 }
 
-/// Stops and continues a broker's process.
+/// Pauses a broker's process (SIGSTOP) until dropped (SIGCONT).
 struct Paused<'a>(&'a str);
 
 impl<'a> Paused<'a> {
@@ -89,7 +90,8 @@ async fn a_paused_broker_is_an_error_in_time_and_used_again_within_seconds() {
         assert!(back.elapsed() < HANGS, "the broker is back and not used");
     }
     println!("used again after {:?}", back.elapsed());
-    // The controller may have taken the partitions from the broker meanwhile; until it knows of that it refuses readers.
+    // The controller may have taken the partitions from the broker in the meantime. Until the broker knows that, it
+    // rejects readers.
     let values = loop {
         match all(&log, &topic).await {
             Ok(values) => break values,

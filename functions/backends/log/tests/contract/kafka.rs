@@ -1,4 +1,4 @@
-//! What only Kafka has: members that share a topic, a broker that is away, other clients.
+//! Cases that only Kafka has: members that share a topic, a broker that is not available, other clients.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,8 @@ use tokio::time::timeout;
 
 use crate::{next, numbered, place::kafka::Topics, read, read_now, record, records, value, values};
 
-/// Reads and commits as a member until told to stop, giving up what others want; answers what it read.
+/// Reads and commits as a group member until `stop` is set, and releases revoked partitions. Returns the values it
+/// read.
 async fn member(
     mut consumer: Box<dyn Consumer>,
     seen: Arc<AtomicUsize>,
@@ -109,7 +110,7 @@ async fn a_revoked_partition_stays_until_the_next_poll_so_that_it_can_be_committ
         let polled = timeout(Duration::from_secs(1), second.poll(100)).await;
         (second, polled.map_or(0, |polled| records(polled.unwrap()).len()))
     });
-    // While it is paused, too, the group is served.
+    // A paused consumer still serves its group.
     first.pause();
     let polled = timeout(Duration::from_secs(10), first.poll(1)).await.unwrap().unwrap();
     assert!(matches!(&polled, Polled::Revoked(partitions) if !partitions.is_empty()), "{polled:?}");
@@ -145,7 +146,7 @@ async fn partitions_given_up_without_room_are_read_when_they_come_back() {
     let polled = timeout(Duration::from_secs(10), first.poll(7)).await.unwrap().unwrap();
     assert!(matches!(polled, Polled::Revoked(_)), "{polled:?}");
     let _ = timeout(Duration::from_secs(1), first.poll(7)).await;
-    // It goes on before the other one leaves.
+    // The first consumer resumes before the other one leaves.
     first.resume();
     let _ = timeout(Duration::from_secs(1), first.poll(7)).await;
     stop.store(true, SeqCst);
@@ -168,7 +169,7 @@ async fn partitions_that_are_added_later_are_read_too() {
     let writer = topics.log("topic.metadata.refresh.interval.ms=500");
     let mut sent = 0;
     let deadline = Instant::now() + Duration::from_secs(20);
-    // Until one is in a new partition.
+    // Appends records until one is in a new partition.
     loop {
         assert!(Instant::now() < deadline, "no record went to a new partition");
         writer.append(&topic, vec![record(&format!("k{sent}"), &sent.to_string())]).await.unwrap();
@@ -293,7 +294,7 @@ async fn kcat_reads_what_was_written_and_what_it_writes_is_read() {
     let mut kcat = Command::new("kcat")
         .args(["-P", "-b", &topics.broker, "-t", &topic, "-H", "a=b"])
         .arg("-H")
-        // A name that is not UTF-8.
+        // A header name that is not UTF-8.
         .arg(OsStr::from_bytes(b"\xff\xfe=c"))
         .args(["-H", "nothing"])
         .stdin(Stdio::piped())
@@ -316,7 +317,7 @@ async fn a_producer_that_died_is_replaced() {
     cluster.create_topic("t", 1, 1).unwrap();
     let log = KafkaLog::new(&format!("kafka://{}/t", cluster.bootstrap_servers())).unwrap();
     log.append("t", numbered(0..1)).await.unwrap();
-    // A new producer is refused its id, which is fatal to it, and then the next one, too.
+    // The broker denies a new producer its id, which is a fatal error for it, and then denies the next one, too.
     let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused; 2]);
     let second = KafkaLog::new(&format!("kafka://{}/t", cluster.bootstrap_servers())).unwrap();
@@ -338,7 +339,7 @@ async fn a_record_that_is_too_large_is_rejected_and_not_tried_again() {
         record.value = Some(vec![0; bytes].into());
         vec![record]
     };
-    // What this client takes, and what the broker takes of a client that takes more.
+    // The client's own limits, and the broker's limit for a client whose limit is higher.
     for (parameters, bytes) in
         [("", 1_000_001), ("message.max.bytes=1000", 1_001), ("message.max.bytes=9000000", 2_000_000)]
     {
@@ -351,7 +352,7 @@ async fn a_record_that_is_too_large_is_rejected_and_not_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_that_give_up_share_one_question_to_a_broker_that_is_silent() {
-    // Takes connections and says nothing.
+    // Accepts connections and never responds.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let log = KafkaLog::new(&format!("kafka://{}/t", silent.local_addr().unwrap())).unwrap();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();

@@ -16,12 +16,12 @@ use bytes::Bytes;
 use event::Record;
 use tokio::time::timeout;
 
-/// What only Kafka has: members that share a topic, a broker that is away, other clients.
+/// Cases that only Kafka has.
 #[cfg(feature = "services")]
 mod kafka;
-/// Where each implementation keeps its data during a test.
+/// Storage of each implementation during a test.
 mod place;
-/// What a URL of Kafka may say.
+/// Validation of Kafka URLs.
 mod url;
 
 use place::Place;
@@ -56,7 +56,7 @@ async fn read(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivered> {
     all
 }
 
-/// What a poll returned of records.
+/// Returns the records of a poll; empty if partitions were revoked.
 fn records(polled: Polled) -> Vec<Delivered> {
     match polled {
         Polled::Records(records) => records,
@@ -123,7 +123,7 @@ async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
     log.append(&topic, numbered(0..50)).await.unwrap();
     let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
     let first = read(&mut *consumer, 50).await;
-    // One partition is stuck at its first record; the others are finished as far as 30.
+    // One partition is stuck at its first record. The others are finished as far as the first 30 records.
     let stuck = first[0].partition;
     let mut finished: PartitionOffsets = first.iter().map(|d| (d.partition, 0)).collect();
     finished.extend(next(&first[..30]));
@@ -230,7 +230,7 @@ async fn asking_where_a_group_stands_neither_reads_nor_joins(place: &Place) {
     assert_eq!(positions.committed().await.unwrap(), next(&is));
     let ends = positions.watermarks().await.unwrap().into_iter().filter(|(_, range)| !range.is_empty());
     assert!(ends.map(|(partition, range)| (partition, range.end)).eq(next(&is)));
-    // The reader still owns every partition: nothing is revoked for whoever only asked.
+    // The reader still owns every partition: querying positions does not join the group, so nothing is revoked.
     let waiting = timeout(Duration::from_millis(500), consumer.poll(7)).await;
     assert!(waiting.is_err(), "{waiting:?}");
 }
@@ -256,7 +256,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
     let log = place.log();
     for patience in [0, 1, 5, 20, 100].map(Duration::from_millis) {
         for n in 0..10 {
-            // A process of its own now and then, which has nothing open.
+            // Every fifth round opens a separate log, as a new process would.
             let log = if n % 5 == 0 { place.log() } else { log.clone() };
             let _ = timeout(patience, log.ready()).await;
             let _ = timeout(patience, log.create(&topic)).await;
@@ -316,7 +316,7 @@ suite!(in_memory, Place::memory());
 #[cfg(feature = "services")]
 suite!(on_kafka, Place::kafka());
 
-/// Hours after some hour, milliseconds since 1970 UTC.
+/// `n` hours after a fixed time, in milliseconds since 1970 UTC.
 fn hour(n: i64) -> i64 {
     (1_700_000_000 + n * 3_600) * 1_000
 }
@@ -330,7 +330,7 @@ async fn a_clock_that_was_ahead_and_set_back_hides_no_record_from_a_replay() {
         SqliteLog::with_clock(dir.path().join("log.db"), move || now.load(SeqCst))
     };
     let log = open();
-    // Appended at the true hours 0, 1, 2, 3 and 5. At 1 the clock is three hours ahead, from 2 on it is right again.
+    // Appends at the true hours 0, 1, 2, 3 and 5. At 1 the clock is three hours ahead; from 2 on it is correct again.
     for (n, clock) in [0, 4, 2, 3, 5].into_iter().enumerate() {
         now.store(hour(clock), SeqCst);
         log.append("t", numbered(n..n + 1)).await.unwrap();
@@ -347,7 +347,7 @@ async fn a_clock_that_was_ahead_and_set_back_hides_no_record_from_a_replay() {
     assert_eq!(read(&mut *all, 1).await[0].time_ms, hour(2));
     for (from, first) in [
         (hour(0), 0),
-        // From 1 to 4, more is read than was appended since, but nothing is skipped for its future time.
+        // From hours 1 to 4, reads also return records appended earlier, but skip none because of its future timestamp.
         (hour(0) + 1, 1),
         (hour(2), 1),
         (hour(3), 1),

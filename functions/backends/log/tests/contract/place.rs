@@ -1,4 +1,4 @@
-//! Where an implementation keeps its data during a test; each test has a place of its own.
+//! Storage of an implementation during a test. Each test has separate storage.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use backend_log::{Log, SqliteLog};
 use memory::MemoryLog;
 use tempfile::TempDir;
 
-/// A place for one test.
+/// Storage of one test.
 pub enum Place {
     Sqlite(TempDir),
     Memory(MemoryLog),
@@ -23,7 +23,7 @@ impl Place {
         Self::Memory(MemoryLog::new(8, Arc::new(|| chrono::Utc::now().timestamp_millis())))
     }
 
-    /// A log there; each is a process of its own.
+    /// Opens a log on this storage. Each one acts as a separate process.
     pub fn log(&self) -> Arc<dyn Log> {
         match self {
             Self::Sqlite(dir) => Arc::new(SqliteLog::new(dir.path().join("log.db"))),
@@ -33,7 +33,7 @@ impl Place {
         }
     }
 
-    /// A topic of this place alone.
+    /// Returns the name of a topic that only this test uses.
     pub fn topic(&self, name: &str) -> String {
         match self {
             Self::Sqlite(_) | Self::Memory(_) => name.to_owned(),
@@ -42,12 +42,12 @@ impl Place {
         }
     }
 
-    /// A group of this place alone.
+    /// Returns the name of a group that only this test uses.
     pub fn group(&self, name: &str) -> String {
         self.topic(name)
     }
 
-    /// Leaves nothing behind on a server.
+    /// Deletes the test's data from a server.
     pub async fn clean(self) {
         match self {
             Self::Sqlite(_) | Self::Memory(_) => {}
@@ -69,7 +69,7 @@ pub mod kafka {
 
     use super::Place;
 
-    /// Topics `t` and `other` with names of their own, on the broker that `KAFKA_BROKER` names.
+    /// Topics `t` and `other` with unique names, on the broker that `KAFKA_BROKER` names.
     pub struct Topics {
         pub broker: String,
         prefix: String,
@@ -100,7 +100,7 @@ pub mod kafka {
             KafkaLog::new(&format!("kafka://{}/{}?{query}", self.broker, self.name("t"))).unwrap()
         }
 
-        /// Lets the topic `t` have so many partitions.
+        /// Increases the number of partitions of the topic `t` to `partitions`.
         pub async fn grow(&self, partitions: usize) {
             let name = self.name("t");
             let more = NewPartitions::new(&name, partitions);

@@ -1,4 +1,4 @@
-//! URLs that are wrong say what is, and no secret.
+//! Errors about invalid URLs name the fault and reveal no secret.
 
 use backend_log::{open, topic};
 
@@ -18,7 +18,7 @@ fn a_wrong_url_says_what_is_wrong_with_it_and_no_secret() {
         ("kafka://localhost:9092/user/hunter2", "the topic"),
         ("kafka://localhost:9092/user?sasl.password", "no `=value`"),
         ("kafka://localhost:9092/user?sasl.pasword=hunter2", "`sasl.pasword` is no key"),
-        // A forgotten `=`, and another one in the password.
+        // The `=` is missing, and the password contains one.
         ("kafka://localhost:9092/user?sasl.passwordhunter=", "a key behind the `?` is no key"),
         ("kafka://localhost:9092/user?linger.ms=hunter2", "`linger.ms`"),
         ("kafka://localhost:9092/user?linger.ms=1&linger.ms=2", "more than once"),
@@ -36,7 +36,7 @@ fn a_wrong_url_says_what_is_wrong_with_it_and_no_secret() {
         let error = open(url).err().unwrap_or_else(|| panic!("{url} is taken"));
         let line = error.to_string();
         assert!(line.starts_with("LOG_URL: ") && line.contains(said), "{url}: {line}");
-        // What librdkafka says of a key that holds no secret may show its value.
+        // librdkafka's message about a key that holds no secret may show its value.
         assert!(!line.contains(SECRET) || url.contains("linger.ms"), "{line}");
         assert!(!line.contains('\n'), "{line}");
     }

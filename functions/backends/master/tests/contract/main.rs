@@ -15,10 +15,10 @@ use domain::{Point, User, Window};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-/// Where each implementation keeps its data during a test.
+/// Storage of each implementation during a test.
 mod place;
 
-/// A network that is slow.
+/// A proxy that simulates a slow network.
 #[cfg(feature = "services")]
 #[allow(dead_code, reason = "the system tests use all of it")]
 #[path = "../../../../../tests/proxy.rs"]
@@ -87,7 +87,7 @@ async fn a_wrong_clock_moves_points_and_never_counts(place: &Place) {
     const HOUR: i64 = 3_600_000;
     let clock = Arc::new(AtomicI64::new(0));
     let master = place.master(&clock);
-    // Right, an hour ahead, corrected, before 1970, right again.
+    // Correct, an hour ahead, corrected, before 1970, correct again.
     let times = [2 * HOUR, 3 * HOUR, 2 * HOUR + 60_000, -5_000, i64::MIN, 4 * HOUR];
     for (n, time) in times.into_iter().enumerate() {
         clock.store(time, Ordering::Relaxed);
@@ -160,7 +160,7 @@ async fn a_write_whose_caller_went_away_still_ends(place: &Place) {
         let store = master.store(vec![user(n, "a")]);
         let _ = tokio::time::timeout(Duration::from_micros(u64::try_from(n).unwrap() * 20), store).await;
     }
-    // Whatever was given up has ended, or keeps nobody out.
+    // Cancelled calls have ended, or they do not block other callers.
     let all = (0..50).map(|n| user(n, "a")).collect();
     let outcomes = master.store(all).await.unwrap();
     assert!(outcomes.iter().all(|outcome| !matches!(outcome, Stored::Conflict { .. })));
@@ -168,7 +168,7 @@ async fn a_write_whose_caller_went_away_still_ends(place: &Place) {
     assert_eq!(master.tick(true).await.unwrap().users, 50);
 }
 
-/// What may happen to a master dataset.
+/// A step in the history of a master dataset.
 #[derive(Debug, Clone)]
 enum Step {
     Store(Vec<(u8, String)>),
@@ -196,7 +196,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// The master dataset in memory, and its views computed in the plainest way.
+/// A reference model: the master dataset in memory, with views computed by the simplest algorithm.
 #[derive(Default)]
 struct Model {
     users: Vec<(u8, String, i64)>,
@@ -233,7 +233,7 @@ impl Model {
     }
 }
 
-/// Whatever happens: each tick, computing all anew and the plainest way give the same.
+/// After any sequence of steps, incremental ticks, full recomputation and the reference model give the same result.
 async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<Step>) {
     let clock = Arc::new(AtomicI64::new(1_000_000));
     let (mut master, mut model) = (place.master(&clock), Model::default());
@@ -266,7 +266,7 @@ async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<S
     assert_eq!(minutes(&*master).await, model.minutes());
 }
 
-/// The suite against one implementation, with so many random histories.
+/// Runs the suite against one implementation, with `$histories` random histories.
 macro_rules! suite {
     ($name:ident, $place:expr, $histories:expr) => {
         suite!($name, $place, $histories, [
@@ -345,13 +345,13 @@ async fn a_clock_that_goes_back_reopens_no_minute_of_the_embedded_master() {
     clock.store(61_000, Ordering::Relaxed);
     master.store(vec![user(2, "b")]).await.unwrap();
     master.tick(false).await.unwrap();
-    // Shown as now, since the minute is in the future.
+    // Shown with the current time, because the minute is in the future.
     assert_eq!(minutes(&*master).await, [(61, 2)]);
     clock.store(185_000, Ordering::Relaxed);
     assert_eq!(minutes(&*master).await, [(185, 2)]);
 }
 
-/// Callers that give up at every moment of an opening, and then everything works.
+/// Cancels calls at many points while the dataset is opened. Afterwards everything works.
 async fn callers_that_give_up_leave_nothing_behind(place: &Place) {
     for ms in [0, 1, 5, 20, 100].repeat(20) {
         let patience = Duration::from_millis(ms);

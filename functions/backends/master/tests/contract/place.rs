@@ -1,4 +1,4 @@
-//! Where an implementation keeps its data during a test; each test has a place of its own.
+//! Storage of an implementation during a test. Each test has separate storage.
 
 use std::sync::{
     Arc,
@@ -9,7 +9,7 @@ use backend_master::{Master, SqliteMaster};
 use memory::MemoryMaster;
 use tempfile::TempDir;
 
-/// A place for one test.
+/// Storage of one test.
 pub enum Place {
     Sqlite(TempDir),
     Memory(MemoryMaster),
@@ -26,7 +26,7 @@ impl Place {
         Self::Memory(MemoryMaster::new(Arc::new(|| 0)))
     }
 
-    /// A master there whose clock is the given one, milliseconds since 1970.
+    /// Opens the master dataset with the given clock, in milliseconds since 1970.
     pub fn master(&self, clock: &Arc<AtomicI64>) -> Arc<dyn Master> {
         let clock = clock.clone();
         let clock = move || clock.load(Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Place {
         }
     }
 
-    /// No migration lock is held, and no transaction is open.
+    /// Asserts that no migration lock is held and that open transactions end.
     pub async fn assert_nothing_is_locked(&self) {
         match self {
             Self::Sqlite(_) | Self::Memory(_) => {}
@@ -47,7 +47,7 @@ impl Place {
         }
     }
 
-    /// Leaves nothing behind on a server.
+    /// Deletes the test's data from a server.
     pub async fn clean(self) {
         match self {
             Self::Sqlite(_) | Self::Memory(_) => {}
@@ -68,7 +68,7 @@ mod mysql {
     use super::Place;
     use crate::proxy::Proxy;
 
-    /// A database of its own on the server that `MYSQL_SERVER` names.
+    /// A separate database on the server that `MYSQL_SERVER` names.
     pub struct Database {
         server: String,
         name: String,
@@ -83,7 +83,7 @@ mod mysql {
             Self::MySql(database)
         }
 
-        /// A master that reaches the server through a network with a round trip of twice the delay.
+        /// Opens the master dataset through a network whose round-trip time is twice `delay`.
         pub fn far_master(&self, delay: Duration) -> (Arc<dyn Master>, Proxy) {
             let Self::MySql(database) = self else { unreachable!("only a server is far away") };
             let url = database.url();
@@ -93,7 +93,7 @@ mod mysql {
             (Arc::new(MySqlMaster::new(&url).unwrap()), proxy)
         }
 
-        /// Leaves what an earlier program leaves when its migration is cancelled.
+        /// Puts the database into the state in which an earlier version leaves it when its migration is cancelled.
         pub async fn cut_a_migration_short(&self) {
             let Self::MySql(database) = self else {
                 unreachable!("only a server commits each table by itself")
@@ -105,7 +105,7 @@ mod mysql {
             sqlx::raw_sql(undo).execute(&mut connection).await.unwrap();
         }
 
-        /// Ends all sessions in the database.
+        /// Kills all sessions in the database.
         pub async fn kill_connections(&self) {
             let Self::MySql(database) = self else { unreachable!("only a server has connections") };
             let mut connection = MySqlConnection::connect(&database.server).await.unwrap();
@@ -115,12 +115,12 @@ mod mysql {
             assert!(!sessions.is_empty());
             for session in sessions {
                 let kill = AssertSqlSafe(format!("KILL {session}"));
-                // It may have ended by itself meanwhile.
+                // The session may have ended in the meantime.
                 let _ = sqlx::raw_sql(kill).execute(&mut connection).await;
             }
         }
 
-        /// A transaction that has stored a user and is not committed.
+        /// Returns an uncommitted transaction that has stored a user.
         pub async fn begin_storing(
             &self,
             isolation: &str,
@@ -132,7 +132,7 @@ mod mysql {
             let level = format!("SET TRANSACTION ISOLATION LEVEL {isolation}");
             let mut connection = pool.acquire().await.unwrap();
             sqlx::query(AssertSqlSafe(level)).execute(&mut *connection).await.unwrap();
-            // The only connection that is idle, so that the transaction is on it.
+            // Returns the connection to the pool. It is the only idle one, so the transaction uses it.
             drop(connection);
             let mut transaction = pool.begin().await.unwrap();
             let user = "INSERT INTO users (id, name, stored_at, stored_by) VALUES (?, ?, 1000, ?)";
@@ -161,7 +161,7 @@ mod mysql {
             let open =
                 "SELECT COUNT(*) FROM information_schema.INNODB_TRX JOIN information_schema.PROCESSLIST
                 ON ID = trx_mysql_thread_id WHERE DB = DATABASE()";
-            // What was given up runs to its end, which takes a moment.
+            // Cancelled calls run to completion, which takes a moment.
             let ended = async {
                 while sqlx::query_scalar::<_, i64>(open).fetch_one(&mut connection).await.unwrap() > 0 {
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;

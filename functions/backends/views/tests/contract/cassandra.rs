@@ -1,6 +1,6 @@
-//! A keyspace of a test's own on the node that `CASSANDRA_NODE` names, and what only a server can do.
+//! A separate keyspace for each test on the node that `CASSANDRA_NODE` names, and cases that only a server has.
 
-/// A line to the node that can be cut.
+/// A proxy to the node that can cut connections.
 mod line;
 
 use std::{
@@ -23,7 +23,7 @@ fn node() -> String {
     std::env::var("CASSANDRA_NODE").expect("CASSANDRA_NODE names a node like 127.0.0.1:9042")
 }
 
-/// A keyspace, which is created by whoever uses it first.
+/// A keyspace, which the first client to use it creates.
 pub struct Keyspace(String);
 
 impl Keyspace {
@@ -31,7 +31,7 @@ impl Keyspace {
         Self(format!("test_{}", Uuid::new_v4().simple()))
     }
 
-    /// Views there, with more parameters in their URL.
+    /// Opens views with additional URL parameters.
     pub fn views(&self, retention: Duration, parameters: &str) -> Arc<dyn Views> {
         self.views_through(&node(), retention, parameters)
     }
@@ -68,7 +68,7 @@ async fn session() -> Session {
     SessionBuilder::new().known_node(node()).fetch_schema_metadata(false).build().await.unwrap()
 }
 
-/// Tries again until it goes well; fails after so long.
+/// Retries `go` until it succeeds. Panics if it still fails after `limit`.
 async fn within<T, F: Future<Output = Result<T, Failure>>>(limit: Duration, go: impl Fn() -> F) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -112,7 +112,7 @@ async fn another_number_of_shards_than_the_keyspace_has_is_refused() {
     keyspace.drop().await;
 }
 
-/// Seconds of a day.
+/// A day in seconds.
 const DAY: i64 = 24 * 60 * 60;
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn a_writer_that_is_still_in_the_old_day_makes_no_answer_fall() {
         assert_eq!(counts.first(), Some(&total), "{counts:?}");
         assert!(counts.is_sorted_by(|a, b| a > b), "{counts:?}");
     }
-    // The point that the new day began with was overtaken by the old day's.
+    // The first point of the new day was superseded by a later one of the old day.
     expected.retain(|count| *count != 4);
     assert_eq!(counts(&today.points(ALL).await.unwrap()), expected);
     keyspace.drop().await;
@@ -163,7 +163,7 @@ async fn a_line_that_is_cut_again_and_again_makes_nothing_count_twice_or_never()
                 let mut counted = 0;
                 while cuts.load(Ordering::Relaxed) < CUTS {
                     let ids = ids(20);
-                    // As a source does, that sends again what was not acknowledged.
+                    // Retries like an event source, which resends unacknowledged events.
                     within(Duration::from_secs(60), || views.count(ids.clone())).await;
                     counted += ids.len() as u64;
                 }
@@ -173,7 +173,7 @@ async fn a_line_that_is_cut_again_and_again_makes_nothing_count_twice_or_never()
         .collect();
     let mut pace = tokio::time::interval(Duration::from_millis(150));
     while cuts.load(Ordering::Relaxed) < CUTS {
-        // In the middle of whatever is under way.
+        // Cuts connections while requests are in flight.
         pace.tick().await;
         cuts.fetch_add(usize::from(line.cut() > 0), Ordering::Relaxed);
     }
@@ -214,7 +214,7 @@ async fn a_node_that_is_away_is_said_at_once_and_used_again_within_five_seconds(
     keyspace.drop().await;
 }
 
-/// Asks as queue-proxy does: with a patience of 100 ms, and at once again. Answers how long it took.
+/// Probes as queue-proxy does: with a timeout of 100 ms, and again immediately. Returns the time until ready.
 async fn probe_until_ready(views: &dyn Views, limit: Duration) -> Duration {
     let begun = Instant::now();
     loop {
@@ -222,7 +222,7 @@ async fn probe_until_ready(views: &dyn Views, limit: Duration) -> Duration {
             return begun.elapsed();
         }
         assert!(begun.elapsed() < limit, "not ready after {limit:?}");
-        // One that is refused at once asks again a little later.
+        // A probe that fails immediately is repeated after a short delay.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -16,16 +16,16 @@ use proptest::prelude::*;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// What only a server can do to those who use it.
+/// Cases that only a server has.
 #[cfg(feature = "services")]
 mod cassandra;
-/// Where each implementation keeps its data during a test.
+/// Storage of each implementation during a test.
 mod place;
 
 use place::Place;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Longer than since 1970.
+/// Longer than the time since 1970.
 const EVER: Duration = Duration::from_secs(u32::MAX as u64);
 const ALL: Window = Window { from: None, to: None, above: None, below: None, step_s: None, limit: 100_000 };
 
@@ -67,7 +67,7 @@ async fn many_counters_at_once_agree_on_one_growing_history(place: &Place) {
             tokio::spawn(async move {
                 for start in 0..30 {
                     let chunk = ids.iter().cycle().skip((start * 7 + n * 50) % 300).take(20).copied();
-                    // With one that nobody counts again.
+                    // Each chunk includes a new id that is counted only once.
                     views.count(chunk.chain([Uuid::new_v4()]).collect()).await.unwrap();
                 }
                 views.count(ids.to_vec()).await.unwrap();
@@ -108,7 +108,7 @@ async fn points_of_a_clock_that_was_ahead_do_not_hide_later_ones(place: &Place) 
     let seen = clock.clone();
     let views = place.views_by(move || seen.load(Ordering::Relaxed));
     views.count(ids(1)).await.unwrap();
-    // Back to the right time, on and an hour on.
+    // Corrected, then one minute, one hour and two hours later.
     for (passed, count) in [(0, 2), (60, 3), (HOUR, 4), (2 * HOUR, 5)] {
         clock.store(now + passed, Ordering::Relaxed);
         views.count(ids(1)).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_clock_that_is_set_back_stops_nothing(place: &Place) {
     assert!(history.is_sorted_by(|a, b| a.time >= b.time));
 }
 
-/// Each method, given up after a while, again and again, by several processes at once.
+/// Several clients call each method repeatedly and concurrently, and cancel it after a timeout.
 async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
     for patience in [0, 1, 5, 20, 100].map(Duration::from_millis) {
         let givers_up = (0..4).map(|_| {
@@ -164,7 +164,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
     let total = views.total().await.unwrap();
     views.count(ids).await.unwrap();
     let history = views.points(ALL).await.unwrap();
-    // What was given up goes on by itself, and may still count.
+    // Cancelled calls continue in the background and may still count.
     assert!(total >= 5 && history[0].user_count >= total);
     assert!(counts(&history).is_sorted_by(|a, b| a > b));
 }
@@ -173,7 +173,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
 }
 
-/// The same window over the same points, the slow way.
+/// The reference: evaluates the window with a full scan of the points.
 fn naive(points: &[(i64, u64)], w: Window) -> Vec<u64> {
     let mut inside: Vec<_> = points
         .iter()
@@ -191,7 +191,7 @@ fn naive(points: &[(i64, u64)], w: Window) -> Vec<u64> {
     inside.iter().map(|(_, n)| *n).take(w.limit).collect()
 }
 
-/// Some minutes before midnight, so that what follows lies in two days.
+/// A few minutes before midnight, so that the points that follow span two days.
 const EVENING: i64 = 24 * 60 * 60 - 450;
 
 fn points() -> impl Strategy<Value = Vec<(i64, u64)>> {
@@ -232,7 +232,7 @@ async fn every_window_answers_what_a_scan_would(
     assert_eq!(oldest, points.first().copied());
 }
 
-/// The suite against one implementation, with so many random histories and windows of each.
+/// Runs the suite against one implementation, with `$histories` random histories and `$windows` windows of each.
 macro_rules! suite {
     ($name:ident, $place:expr, $histories:expr, $windows:expr) => {
         suite!($name, $place, $histories, $windows, [

@@ -1,4 +1,4 @@
-//! Where an implementation keeps its data during a test; each test has a place of its own.
+//! Storage of an implementation during a test. Each test has separate storage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 #[cfg(feature = "services")]
 use crate::cassandra::Keyspace;
 
-/// A place for one test.
+/// Storage of one test.
 pub enum Place {
     Sqlite(TempDir),
     Memory(MemoryViews),
@@ -32,7 +32,7 @@ impl Place {
         Self::Cassandra(Keyspace::new())
     }
 
-    /// Views there, as another process would open them, that keep their history so long.
+    /// Opens views with the given retention, as a separate process would.
     pub fn views(&self, retention: Duration) -> Arc<dyn Views> {
         match self {
             Self::Sqlite(dir) => Arc::new(SqliteViews::new(dir.path().join("views.db"), retention)),
@@ -42,7 +42,7 @@ impl Place {
         }
     }
 
-    /// The same by a clock that answers seconds since 1970.
+    /// Opens views with a clock that returns seconds since 1970.
     pub fn views_by(&self, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<dyn Views> {
         match self {
             Self::Sqlite(dir) => {
@@ -54,7 +54,7 @@ impl Place {
         }
     }
 
-    /// Puts points at these seconds since 1970 into a history that has nothing as old.
+    /// Inserts points at these times (seconds since 1970), which must be older than all points of the history.
     pub async fn fill(&self, points: &[(i64, u64)]) {
         match self {
             Self::Sqlite(dir) => sqlite(dir, points).await,
@@ -64,7 +64,7 @@ impl Place {
         }
     }
 
-    /// Leaves nothing behind on a server.
+    /// Deletes the test's data from a server.
     pub async fn clean(self) {
         match self {
             Self::Sqlite(_) | Self::Memory(_) => {}
@@ -74,7 +74,7 @@ impl Place {
     }
 }
 
-/// There the newest point is the number of users, so these take the place of what was there.
+/// In SQLite the newest point is the number of users, so these points replace the existing ones.
 async fn sqlite(dir: &TempDir, points: &[(i64, u64)]) {
     let url = format!("sqlite:{}", dir.path().join("views.db").display());
     let mut database = SqliteConnection::connect(&url).await.unwrap();
@@ -89,7 +89,7 @@ async fn sqlite(dir: &TempDir, points: &[(i64, u64)]) {
     }
 }
 
-/// Milliseconds since 1970.
+/// The current time in milliseconds since 1970.
 fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }

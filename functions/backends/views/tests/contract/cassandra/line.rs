@@ -1,4 +1,4 @@
-//! A line to a node: passes bytes on, at once or delayed, and can be cut, hung up or stalled.
+//! A TCP proxy to a node. Forwards bytes, immediately or delayed, and can cut, refuse or stall connections.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,9 +16,9 @@ use tokio::{
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Open,
-    /// Whoever calls is hung up on.
+    /// Closes new connections immediately.
     HungUp,
-    /// Whoever calls is let in and hears nothing.
+    /// Accepts connections and sends nothing.
     Stalled,
 }
 
@@ -35,7 +35,7 @@ impl Line {
         Self::delayed(node, Duration::ZERO).await
     }
 
-    /// Bytes take so long each way.
+    /// Starts a proxy that delays bytes by `delay` in each direction.
     pub async fn delayed(node: String, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -59,7 +59,7 @@ impl Line {
         self.address.clone()
     }
 
-    /// Ends all calls; answers how many there were.
+    /// Aborts all connections. Returns their number.
     pub fn cut(&self) -> usize {
         let mut calls = self.calls.lock().unwrap();
         while calls.try_join_next().is_some() {}
@@ -82,7 +82,7 @@ impl Line {
 }
 
 async fn pass_on(mut call: TcpStream, node: String, delay: Duration, mut state: watch::Receiver<State>) {
-    // Bytes that wait while it is stalled are lost with the call, as when a machine goes away.
+    // Bytes that wait while the proxy is stalled are lost with the connection, as when a machine fails.
     if *state.borrow_and_update() == State::Open
         && let Ok(mut server) = TcpStream::connect(&node).await
     {
@@ -103,7 +103,7 @@ async fn pass_both_ways(call: &mut TcpStream, server: &mut TcpStream, delay: Dur
     }
 }
 
-/// Delays bytes without holding up those behind them.
+/// Delays each chunk without blocking the chunks behind it.
 async fn pass_one_way(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, delay: Duration) {
     let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let read = async move {
