@@ -119,7 +119,7 @@ mod tests {
         Delivered { partition, offset, time_ms: 0, record: Record::default() }
     }
 
-    fn place(delivered: Option<Delivered>) -> Option<(i32, i64)> {
+    fn position(delivered: Option<Delivered>) -> Option<(i32, i64)> {
         delivered.map(|d| (d.partition, d.offset))
     }
 
@@ -130,14 +130,14 @@ mod tests {
             queue.push(at(0, offset));
             queue.push(at(1, offset));
         }
-        assert_eq!(place(queue.next()), Some((0, 0)));
-        assert_eq!(place(queue.next()), Some((1, 0)));
-        assert_eq!((place(queue.next()), queue.waiting()), (None, 2 * size(&at(0, 0))));
+        assert_eq!(position(queue.next()), Some((0, 0)));
+        assert_eq!(position(queue.next()), Some((1, 0)));
+        assert_eq!((position(queue.next()), queue.waiting()), (None, 2 * size(&at(0, 0))));
         queue.finished(1);
-        assert_eq!(place(queue.next()), Some((1, 1)));
+        assert_eq!(position(queue.next()), Some((1, 1)));
         queue.forget(0);
         queue.finished(0);
-        assert_eq!((place(queue.next()), queue.waiting()), (None, 0));
+        assert_eq!((position(queue.next()), queue.waiting()), (None, 0));
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         }
         assert_eq!(std::iter::from_fn(|| queue.next()).count(), 3);
         queue.finished(0);
-        assert_eq!(place(queue.next()), Some((0, 3)));
-        assert_eq!(place(queue.next()), None);
+        assert_eq!(position(queue.next()), Some((0, 3)));
+        assert_eq!(position(queue.next()), None);
     }
 }

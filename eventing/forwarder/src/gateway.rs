@@ -22,7 +22,7 @@ use reqwest::{Client, redirect::Policy};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::settings::Place;
+use crate::settings::GatewaySettings;
 
 /// Timeout of a function's health probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ const ANSWER: usize = 64 * 1024;
 
 /// A client of a gateway.
 pub struct Gateway {
-    place: Place,
+    settings: GatewaySettings,
     client: Client,
     /// Functions that rejected the sender of the last event.
     unauthorized: Mutex<BTreeSet<String>>,
@@ -47,14 +47,14 @@ pub struct Gateway {
 
 impl Gateway {
     /// Creates a client that connects on first use. Fails if the HTTP client cannot be created on this machine.
-    pub fn new(place: Place) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: GatewaySettings) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE)
             .redirect(Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Self { place, client, unauthorized: Mutex::default() })
+        Ok(Self { settings, client, unauthorized: Mutex::default() })
     }
 
     /// Checks that the gateway responds without a server error.
@@ -71,7 +71,7 @@ impl Gateway {
     }
 
     async fn exchange(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, ExchangeError> {
-        if let Some(authorization) = &self.place.authorization {
+        if let Some(authorization) = &self.settings.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         let mut answer = self.client.execute(request.try_into()?).await?;
@@ -85,10 +85,10 @@ impl Gateway {
     }
 
     fn uri(&self, path: &str) -> Result<Uri, http::Error> {
-        let whole = format!("{}{path}", self.place.prefix);
+        let whole = format!("{}{path}", self.settings.prefix);
         Uri::builder()
             .scheme(Scheme::HTTP)
-            .authority(self.place.authority.clone())
+            .authority(self.settings.authority.clone())
             .path_and_query(whole)
             .build()
     }
@@ -115,7 +115,7 @@ impl Sink for Gateway {
             if let Ok(id) = call_id(request.headers()).to_string().try_into() {
                 request.headers_mut().entry(CALL_ID).or_insert(id);
             }
-            if let Some(token) = &self.place.event_token {
+            if let Some(token) = &self.settings.event_token {
                 request.headers_mut().insert(EVENT_TOKEN, token.clone());
             }
             self.exchange(request).await
@@ -140,7 +140,7 @@ impl Sink for Gateway {
     }
 
     fn destination(&self, function: &str, _namespace: &str) -> String {
-        format!("http://{}{}/function/{function}", self.place.authority, self.place.prefix)
+        format!("http://{}{}/function/{function}", self.settings.authority, self.settings.prefix)
     }
 }
 

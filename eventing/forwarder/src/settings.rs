@@ -16,12 +16,12 @@ pub struct Settings {
     /// `LOG_URL`: the only store that the forwarder uses.
     pub log_url: String,
     /// The gateway through which functions are called.
-    pub gateway: Place,
+    pub gateway: GatewaySettings,
 }
 
 /// A gateway's address, and the credentials for it.
 #[derive(Clone)]
-pub struct Place {
+pub struct GatewaySettings {
     /// Host and port.
     pub(crate) authority: Authority,
     /// The path before `/function/NAME`, without a trailing `/`.
@@ -38,13 +38,13 @@ impl Settings {
     /// them from.
     pub fn read(env: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Result<Self, ConfigError> {
         let get = config::lookup(env)?;
-        let gateway = Place::read(&get)?;
+        let gateway = GatewaySettings::read(&get)?;
         let config = Config::of(get, Path::new(DATA))?;
         Ok(Self { gateway, log_url: config.log_url()?, config })
     }
 }
 
-impl Place {
+impl GatewaySettings {
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         const KEY: &str = "GATEWAY_URL";
         let url = get(KEY).ok_or_else(|| {

@@ -64,9 +64,9 @@ fn record(headers: &HeaderMap, topic: &str, body: &Bytes) -> Result<Event, Inval
         let mut event = if own("ce_specversion").is_some() {
             binary(headers)?
         } else {
-            let place = partition.as_ref().zip(offset.as_ref());
-            let place = place.map(|(p, o)| (p as &dyn Display, o as &dyn Display));
-            let mut event = Event::around(format!("/openfaas/kafka-connector#{topic}"), place);
+            let position = partition.as_ref().zip(offset.as_ref());
+            let position = position.map(|(p, o)| (p as &dyn Display, o as &dyn Display));
+            let mut event = Event::around(format!("/openfaas/kafka-connector#{topic}"), position);
             if let Some(key) = key(headers) {
                 event.set_key(&key);
             }

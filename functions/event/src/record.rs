@@ -107,8 +107,8 @@ impl Event {
         if record.header("ce_specversion").is_some() {
             return Self::binary_record(record, content_type);
         }
-        let place: (&dyn Display, &dyn Display) = (&delivered.partition, &delivered.offset);
-        let mut event = Self::around(origin.source(), Some(place));
+        let position: (&dyn Display, &dyn Display) = (&delivered.partition, &delivered.offset);
+        let mut event = Self::around(origin.source(), Some(position));
         event.attributes.extend(time(delivered.time_ms).map(|time| ("time".to_owned(), time)));
         if let Some(key) = &record.key {
             event.set_key(&String::from_utf8_lossy(key));
@@ -158,8 +158,8 @@ impl Event {
     }
 
     /// The wrapper of a record that is no CloudEvent; `place` is its partition and offset.
-    pub(crate) fn around(source: String, place: Option<(&dyn Display, &dyn Display)>) -> Self {
-        let Some((partition, offset)) = place else {
+    pub(crate) fn around(source: String, position: Option<(&dyn Display, &dyn Display)>) -> Self {
+        let Some((partition, offset)) = position else {
             // The connector gave no position. A user's identity does not depend on the event's id.
             return Self::new(uuid::Uuid::now_v7(), source, PLAIN_RECORD);
         };
@@ -182,14 +182,14 @@ impl Event {
 
     /// Each header as an extension; if names collide, the last one wins.
     fn set_record_headers(&mut self, record: &Record) {
-        let mut places: HashMap<String, usize> = HashMap::new();
+        let mut indexes: HashMap<String, usize> = HashMap::new();
         for (name, value) in record.values() {
             let name = format!("kafkaheader{}", extension_name(name));
             let value = String::from_utf8_lossy(value).into_owned();
-            if let Some(place) = places.get(&name) {
-                self.attributes[*place].1 = value;
+            if let Some(index) = indexes.get(&name) {
+                self.attributes[*index].1 = value;
             } else {
-                places.insert(name.clone(), self.attributes.len());
+                indexes.insert(name.clone(), self.attributes.len());
                 self.attributes.push((name, value));
             }
         }

@@ -15,8 +15,8 @@ fn murmur2(data: &[u8]) -> u32 {
         hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
     }
     let rest = words.remainder();
-    for (place, byte) in rest.iter().enumerate() {
-        hash ^= u32::from(*byte) << (8 * place);
+    for (index, byte) in rest.iter().enumerate() {
+        hash ^= u32::from(*byte) << (8 * index);
     }
     if !rest.is_empty() {
         hash = hash.wrapping_mul(M);

@@ -13,7 +13,7 @@ use crate::{
     connection::Failure,
     pool::{Grant, Refusal},
     replica::{Replica, is_gone},
-    replica_set::{Place, ReplicaSet},
+    replica_set::{Acquired, ReplicaSet},
 };
 
 /// A request that counts as concurrency, waiting or in flight.
@@ -44,9 +44,9 @@ pub(crate) struct Lease {
 impl Lease {
     /// Acquires a permit, waiting for one if all replicas are at their limit. Cancel-safe.
     pub(crate) async fn acquire(set: &Arc<ReplicaSet>) -> Result<Self, Refusal> {
-        let replica = match set.take_place()? {
-            Place::Permit(replica) => replica,
-            Place::Queued(ticket, granted) => Waiter { set, ticket, granted }.granted().await?,
+        let replica = match set.acquire_or_enqueue()? {
+            Acquired::Permit(replica) => replica,
+            Acquired::Queued(ticket, granted) => Waiter { set, ticket, granted }.granted().await?,
         };
         Ok(Self { set: set.clone(), replica })
     }

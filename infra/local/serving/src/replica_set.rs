@@ -29,7 +29,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 type Ready = OnceLock<(Arc<Replica>, Instant)>;
 
 /// What a request gets at once.
-pub(crate) enum Place {
+pub(crate) enum Acquired {
     /// A permit of this replica, which the request must return with [`ReplicaSet::release`].
     Permit(Arc<Replica>),
     /// A ticket in the queue, and the channel on which the permit arrives.
@@ -77,7 +77,7 @@ impl ReplicaSet {
     }
 
     /// Takes a permit, or a place in the queue if all replicas are at their limit.
-    pub(crate) fn take_place(self: &Arc<Self>) -> Result<Place, Refusal> {
+    pub(crate) fn acquire_or_enqueue(self: &Arc<Self>) -> Result<Acquired, Refusal> {
         let mut pool = self.pool();
         if pool.stopping {
             return Err(Refusal::Stopping);
@@ -85,14 +85,14 @@ impl ReplicaSet {
         if pool.waiting.is_empty()
             && let Some(replica) = pool.acquire()
         {
-            return Ok(Place::Permit(replica));
+            return Ok(Acquired::Permit(replica));
         }
         if pool.waiting.len() >= self.queue_limit() {
             return Err(Refusal::Full);
         }
         let (ticket, granted) = pool.enqueue();
         self.activate(&mut pool);
-        Ok(Place::Queued(ticket, granted))
+        Ok(Acquired::Queued(ticket, granted))
     }
 
     /// Maximum number of waiting requests.

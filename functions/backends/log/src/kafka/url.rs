@@ -28,8 +28,8 @@ impl KafkaUrl {
     pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
         let shape = || wrong("must be like kafka://host:port[,host:port]/topic?key=value");
         let rest = url.strip_prefix("kafka://").ok_or_else(shape)?;
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (brokers, topic) = place.split_once('/').ok_or_else(shape)?;
+        let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (brokers, topic) = location.split_once('/').ok_or_else(shape)?;
         if brokers.contains('@') {
             return Err(wrong("name and password go into the keys sasl.username and sasl.password"));
         }

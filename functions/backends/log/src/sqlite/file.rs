@@ -41,7 +41,7 @@ const SCHEMA: &[&str] = &["
         next_offset INTEGER NOT NULL,
         PRIMARY KEY (consumer_group, topic, partition)
     ) STRICT, WITHOUT ROWID;
-    -- No record before this place is unfinished, so that a group goes on there and not at the beginning.
+    -- All records before this position are finished: a group resumes here instead of at the beginning.
     CREATE TABLE progress (
         consumer_group TEXT NOT NULL,
         topic TEXT NOT NULL,

@@ -23,7 +23,7 @@ use rdkafka::{
 };
 use tokio::time::timeout;
 
-use crate::{next, numbered, place::kafka::Topics, read, read_now, record, records, value, values};
+use crate::{fixture::kafka::Topics, next, numbered, read, read_now, record, records, value, values};
 
 /// Reads and commits as a group member until `stop` is set, and releases revoked partitions. Returns the values it
 /// read.

@@ -16,15 +16,15 @@ use bytes::Bytes;
 use event::Record;
 use tokio::time::timeout;
 
+/// Storage of each implementation during a test.
+mod fixture;
 /// Cases that only Kafka has.
 #[cfg(feature = "services")]
 mod kafka;
-/// Storage of each implementation during a test.
-mod place;
 /// Validation of Kafka URLs.
 mod url;
 
-use place::Place;
+use fixture::Fixture;
 
 fn record(key: &str, value: &str) -> Record {
     Record {
@@ -83,24 +83,24 @@ fn values(records: &[Delivered]) -> BTreeSet<usize> {
     records.iter().map(value).collect()
 }
 
-async fn records_come_back_as_they_went_in(place: &Place) {
-    let topic = place.topic("t");
+async fn records_come_back_as_they_went_in(fixture: &Fixture) {
+    let topic = fixture.topic("t");
     let odd = Record { key: None, headers: Vec::new(), value: None };
     let mut sent = vec![record("k", "“quotes” \\ \u{1F600}"), odd, record("", "")];
-    place.log().append(&topic, sent.clone()).await.unwrap();
-    let mut consumer = place.log().consume(&topic, None, Start::Earliest).await.unwrap();
+    fixture.log().append(&topic, sent.clone()).await.unwrap();
+    let mut consumer = fixture.log().consume(&topic, None, Start::Earliest).await.unwrap();
     let mut is: Vec<_> = read(&mut *consumer, 3).await.into_iter().map(|d| d.record).collect();
     sent.sort_by(|a, b| a.key.cmp(&b.key));
     is.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(is, sent);
 }
 
-async fn a_keys_records_stay_in_order_in_one_partition(place: &Place) {
-    let (log, topic) = (place.log(), place.topic("t"));
+async fn a_keys_records_stay_in_order_in_one_partition(fixture: &Fixture) {
+    let (log, topic) = (fixture.log(), fixture.topic("t"));
     for start in (0..100).step_by(20) {
         log.append(&topic, numbered(start..start + 20)).await.unwrap();
     }
-    log.append(&place.topic("other"), numbered(0..3)).await.unwrap();
+    log.append(&fixture.topic("other"), numbered(0..3)).await.unwrap();
     let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
     let records = read(&mut *consumer, 100).await;
     let (mut partitions, mut offsets) = (BTreeMap::new(), BTreeMap::<i32, i64>::new());
@@ -118,8 +118,8 @@ async fn a_keys_records_stay_in_order_in_one_partition(place: &Place) {
     assert!(watermarks.eq(offsets.into_iter().map(|(partition, end)| (partition, 0..end))));
 }
 
-async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
-    let (log, topic, group) = (place.log(), place.topic("t"), place.group("g"));
+async fn a_group_goes_on_behind_what_it_committed(fixture: &Fixture) {
+    let (log, topic, group) = (fixture.log(), fixture.topic("t"), fixture.group("g"));
     log.append(&topic, numbered(0..50)).await.unwrap();
     let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
     let first = read(&mut *consumer, 50).await;
@@ -130,7 +130,7 @@ async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
     finished.insert(stuck, 0);
     consumer.commit(&finished).await.unwrap();
     drop(consumer);
-    let mut again = place.log().consume(&topic, Some(&group), Start::Latest).await.unwrap();
+    let mut again = fixture.log().consume(&topic, Some(&group), Start::Latest).await.unwrap();
     assert_eq!(again.committed().await.unwrap(), finished);
     let expected: BTreeSet<_> =
         first.iter().filter(|d| d.offset >= finished[&d.partition]).map(value).collect();
@@ -141,12 +141,12 @@ async fn a_group_goes_on_behind_what_it_committed(place: &Place) {
     log.append(&topic, numbered(50..51)).await.unwrap();
     let mut last = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
     assert_eq!(values(&read(&mut *last, 1).await), [50].into());
-    let mut stranger = log.consume(&topic, Some(&place.group("h")), Start::Earliest).await.unwrap();
+    let mut stranger = log.consume(&topic, Some(&fixture.group("h")), Start::Earliest).await.unwrap();
     assert_eq!(read(&mut *stranger, 51).await.len(), 51);
 }
 
-async fn a_reader_starts_where_it_is_told(place: &Place) {
-    let (log, topic) = (place.log(), place.topic("t"));
+async fn a_reader_starts_where_it_is_told(fixture: &Fixture) {
+    let (log, topic) = (fixture.log(), fixture.topic("t"));
     log.append(&topic, numbered(0..5)).await.unwrap();
     let mut earliest = log.consume(&topic, None, Start::Earliest).await.unwrap();
     let before = read(&mut *earliest, 5).await.iter().map(|d| d.time_ms).max().unwrap();
@@ -154,7 +154,7 @@ async fn a_reader_starts_where_it_is_told(place: &Place) {
         tokio::task::yield_now().await;
     }
     log.append(&topic, numbered(5..9)).await.unwrap();
-    for group in [None, Some(place.group("g"))] {
+    for group in [None, Some(fixture.group("g"))] {
         for (start, first) in [(Start::Time(before + 1), 5), (Start::Time(0), 0), (Start::Earliest, 0)] {
             let mut consumer = log.consume(&topic, group.as_deref(), start).await.unwrap();
             assert_eq!(values(&read(&mut *consumer, 9 - first).await), (first..9).collect(), "{start:?}");
@@ -169,8 +169,8 @@ async fn a_reader_starts_where_it_is_told(place: &Place) {
     }
 }
 
-async fn what_is_there_now_is_read_to_the_end_and_no_further(place: &Place) {
-    let (log, topic) = (place.log(), place.topic("t"));
+async fn what_is_there_now_is_read_to_the_end_and_no_further(fixture: &Fixture) {
+    let (log, topic) = (fixture.log(), fixture.topic("t"));
     let mut consumer = log.consume(&topic, None, Start::Earliest).await.unwrap();
     assert_eq!(read_now(&mut *consumer).await, []);
     log.append(&topic, numbered(0..100)).await.unwrap();
@@ -180,10 +180,10 @@ async fn what_is_there_now_is_read_to_the_end_and_no_further(place: &Place) {
     assert_eq!(values(&read(&mut *consumer, 1).await), [100].into());
 }
 
-async fn a_consumer_without_room_loses_nothing(place: &Place) {
-    let (log, topic) = (place.log(), place.topic("t"));
+async fn a_consumer_without_room_loses_nothing(fixture: &Fixture) {
+    let (log, topic) = (fixture.log(), fixture.topic("t"));
     log.append(&topic, numbered(0..100)).await.unwrap();
-    let mut consumer = log.consume(&topic, Some(&place.group("g")), Start::Earliest).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&fixture.group("g")), Start::Earliest).await.unwrap();
     let mut is = read(&mut *consumer, 1).await;
     for turn in 0..5 {
         log.append(&topic, numbered(100 + turn..101 + turn)).await.unwrap();
@@ -197,12 +197,13 @@ async fn a_consumer_without_room_loses_nothing(place: &Place) {
     assert_eq!((values(&is), is.len()), ((0..105).collect(), 105));
 }
 
-async fn what_many_append_at_once_reaches_a_waiting_reader_once(place: &Place) {
-    let topic = place.topic("t");
-    let mut consumer = place.log().consume(&topic, Some(&place.group("g")), Start::Earliest).await.unwrap();
+async fn what_many_append_at_once_reaches_a_waiting_reader_once(fixture: &Fixture) {
+    let topic = fixture.topic("t");
+    let mut consumer =
+        fixture.log().consume(&topic, Some(&fixture.group("g")), Start::Earliest).await.unwrap();
     let appenders: Vec<_> = (0..5)
         .map(|n| {
-            let (log, topic) = (place.log(), topic.clone());
+            let (log, topic) = (fixture.log(), topic.clone());
             tokio::spawn(async move {
                 for turn in 0..20 {
                     let start = n * 100 + turn * 5;
@@ -219,11 +220,11 @@ async fn what_many_append_at_once_reaches_a_waiting_reader_once(place: &Place) {
     assert_eq!(values, (0..500).collect::<Vec<_>>());
 }
 
-async fn asking_where_a_group_stands_neither_reads_nor_joins(place: &Place) {
-    let (log, topic, group) = (place.log(), place.topic("t"), place.group("g"));
+async fn asking_where_a_group_stands_neither_reads_nor_joins(fixture: &Fixture) {
+    let (log, topic, group) = (fixture.log(), fixture.topic("t"), fixture.group("g"));
     log.append(&topic, numbered(0..50)).await.unwrap();
     let mut consumer = log.consume(&topic, Some(&group), Start::Earliest).await.unwrap();
-    let mut positions = place.log().positions(&topic, &group).await.unwrap();
+    let mut positions = fixture.log().positions(&topic, &group).await.unwrap();
     assert_eq!(positions.committed().await.unwrap(), PartitionOffsets::default());
     let is = read(&mut *consumer, 50).await;
     consumer.commit(&next(&is)).await.unwrap();
@@ -235,10 +236,10 @@ async fn asking_where_a_group_stands_neither_reads_nor_joins(place: &Place) {
     assert!(waiting.is_err(), "{waiting:?}");
 }
 
-async fn a_poll_that_was_given_up_loses_nothing(place: &Place) {
-    let (log, topic) = (place.log(), place.topic("t"));
+async fn a_poll_that_was_given_up_loses_nothing(fixture: &Fixture) {
+    let (log, topic) = (fixture.log(), fixture.topic("t"));
     log.append(&topic, numbered(0..200)).await.unwrap();
-    let mut consumer = log.consume(&topic, Some(&place.group("g")), Start::Time(0)).await.unwrap();
+    let mut consumer = log.consume(&topic, Some(&fixture.group("g")), Start::Time(0)).await.unwrap();
     let mut values = Vec::new();
     for micros in 0.. {
         if values.len() >= 200 {
@@ -251,13 +252,13 @@ async fn a_poll_that_was_given_up_loses_nothing(place: &Place) {
     assert_eq!(values, (0..200).collect::<Vec<_>>());
 }
 
-async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
-    let (topic, group) = (place.topic("t"), place.group("g"));
-    let log = place.log();
+async fn calls_that_are_given_up_leave_nothing_behind(fixture: &Fixture) {
+    let (topic, group) = (fixture.topic("t"), fixture.group("g"));
+    let log = fixture.log();
     for patience in [0, 1, 5, 20, 100].map(Duration::from_millis) {
         for n in 0..10 {
             // Every fifth round opens a separate log, as a new process would.
-            let log = if n % 5 == 0 { place.log() } else { log.clone() };
+            let log = if n % 5 == 0 { fixture.log() } else { log.clone() };
             let _ = timeout(patience, log.ready()).await;
             let _ = timeout(patience, log.create(&topic)).await;
             let _ = timeout(patience, log.append(&topic, numbered(0..3))).await;
@@ -280,8 +281,8 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
 
 /// Runs all cases against one implementation.
 macro_rules! suite {
-    ($name:ident, $place:expr) => {
-        suite!($name, $place, [
+    ($name:ident, $fixture:expr) => {
+        suite!($name, $fixture, [
             records_come_back_as_they_went_in,
             a_keys_records_stay_in_order_in_one_partition,
             a_group_goes_on_behind_what_it_committed,
@@ -294,27 +295,27 @@ macro_rules! suite {
             calls_that_are_given_up_leave_nothing_behind,
         ]);
     };
-    ($name:ident, $place:expr, [$($case:ident),* $(,)?]) => {
+    ($name:ident, $fixture:expr, [$($case:ident),* $(,)?]) => {
         mod $name {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
-                    let place = $place.await;
-                    super::$case(&place).await;
-                    place.clean().await;
+                    let fixture = $fixture.await;
+                    super::$case(&fixture).await;
+                    fixture.clean().await;
                 }
             )*
         }
     };
 }
 
-suite!(on_sqlite, Place::sqlite());
-suite!(in_memory, Place::memory());
+suite!(on_sqlite, Fixture::sqlite());
+suite!(in_memory, Fixture::memory());
 
 #[cfg(feature = "services")]
-suite!(on_kafka, Place::kafka());
+suite!(on_kafka, Fixture::kafka());
 
 /// `n` hours after a fixed time, in milliseconds since 1970 UTC.
 fn hour(n: i64) -> i64 {

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 /// Storage of each implementation during a test.
-mod place;
+mod fixture;
 
 /// A proxy that simulates a slow network.
 #[cfg(feature = "services")]
@@ -24,7 +24,7 @@ mod place;
 #[path = "../../../../../tests/proxy.rs"]
 mod proxy;
 
-use place::Place;
+use fixture::Fixture;
 
 const ALL: Window = Window { from: None, to: None, above: None, below: None, step_s: None, limit: 100_000 };
 
@@ -41,8 +41,8 @@ async fn minutes(master: &dyn Master) -> Vec<(i64, u64)> {
     points.iter().rev().map(|p| (p.time.timestamp(), p.user_count)).collect()
 }
 
-async fn the_first_name_of_an_id_stays_for_ever(place: &Place) {
-    let master = place.master(&Arc::default());
+async fn the_first_name_of_an_id_stays_for_ever(fixture: &Fixture) {
+    let master = fixture.master(&Arc::default());
     let first = master.store(vec![user(1, "a"), user(2, "b"), user(1, "a"), user(2, "c")]).await.unwrap();
     assert_eq!(first, [Stored::New, Stored::New, Stored::Duplicate, conflict("b")]);
     let again = master.store(vec![user(2, "c"), user(3, "é\u{301} 😀\"\\"), user(2, "b")]).await.unwrap();
@@ -52,8 +52,8 @@ async fn the_first_name_of_an_id_stays_for_ever(place: &Place) {
     assert_eq!(master.tick(false).await.unwrap().users, 3);
 }
 
-async fn before_the_first_user_there_is_no_longest_name(place: &Place) {
-    let master = place.master(&Arc::default());
+async fn before_the_first_user_there_is_no_longest_name(fixture: &Fixture) {
+    let master = fixture.master(&Arc::default());
     for full in [false, true] {
         let tick = master.tick(full).await.unwrap();
         assert_eq!((tick.new_users, tick.users, tick.longest_name_user), (0, 0, None));
@@ -62,9 +62,9 @@ async fn before_the_first_user_there_is_no_longest_name(place: &Place) {
     assert!(minutes(&*master).await.is_empty());
 }
 
-async fn minutes_count_who_came_until_then(place: &Place) {
+async fn minutes_count_who_came_until_then(fixture: &Fixture) {
     let clock = Arc::new(AtomicI64::new(30_500));
-    let master = place.master(&clock);
+    let master = fixture.master(&clock);
     master.store(vec![user(1, "a")]).await.unwrap();
     clock.store(59_999, Ordering::Relaxed);
     master.store(vec![user(2, "b")]).await.unwrap();
@@ -83,10 +83,10 @@ async fn minutes_count_who_came_until_then(place: &Place) {
     assert_eq!(master.points(ALL).await.unwrap(), points);
 }
 
-async fn a_wrong_clock_moves_points_and_never_counts(place: &Place) {
+async fn a_wrong_clock_moves_points_and_never_counts(fixture: &Fixture) {
     const HOUR: i64 = 3_600_000;
     let clock = Arc::new(AtomicI64::new(0));
-    let master = place.master(&clock);
+    let master = fixture.master(&clock);
     // Correct, an hour ahead, corrected, before 1970, correct again.
     let times = [2 * HOUR, 3 * HOUR, 2 * HOUR + 60_000, -5_000, i64::MIN, 4 * HOUR];
     for (n, time) in times.into_iter().enumerate() {
@@ -102,10 +102,10 @@ async fn a_wrong_clock_moves_points_and_never_counts(place: &Place) {
     assert_eq!(minutes(&*master).await, history);
 }
 
-async fn users_of_a_clock_that_was_ahead_are_part_of_what_is_asked_until_now(place: &Place) {
+async fn users_of_a_clock_that_was_ahead_are_part_of_what_is_asked_until_now(fixture: &Fixture) {
     const NOW: i64 = 100_000_000;
     let clock = Arc::new(AtomicI64::new(NOW + 3_600_000));
-    let master = place.master(&clock);
+    let master = fixture.master(&clock);
     master.store(vec![user(0, "a"), user(1, "a")]).await.unwrap();
     master.tick(false).await.unwrap();
     clock.store(NOW, Ordering::Relaxed);
@@ -123,10 +123,10 @@ async fn users_of_a_clock_that_was_ahead_are_part_of_what_is_asked_until_now(pla
     }
 }
 
-async fn stores_and_ticks_at_once_lose_nobody(place: &Place) {
+async fn stores_and_ticks_at_once_lose_nobody(fixture: &Fixture) {
     let clock = Arc::new(AtomicI64::new(1_000));
     let stores = (0..4_u128).map(|n| {
-        let master = place.master(&clock);
+        let master = fixture.master(&clock);
         tokio::spawn(async move {
             for turn in 0..25 {
                 let users = (0..8).map(|k| user(n * 100 + turn * 4 + k, "same")).collect();
@@ -135,7 +135,7 @@ async fn stores_and_ticks_at_once_lose_nobody(place: &Place) {
         })
     });
     let ticks = (0..2).map(|_| {
-        let (master, clock) = (place.master(&clock), clock.clone());
+        let (master, clock) = (fixture.master(&clock), clock.clone());
         tokio::spawn(async move {
             for _ in 0..25 {
                 clock.fetch_add(20_000, Ordering::Relaxed);
@@ -146,15 +146,15 @@ async fn stores_and_ticks_at_once_lose_nobody(place: &Place) {
     for task in stores.chain(ticks).collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let master = place.master(&clock);
+    let master = fixture.master(&clock);
     let (incremental, history) = (master.tick(false).await.unwrap(), minutes(&*master).await);
     let full = master.tick(true).await.unwrap();
     assert_eq!((incremental.users, incremental.longest_name_user), (404, full.longest_name_user));
     assert_eq!(minutes(&*master).await, history);
 }
 
-async fn a_write_whose_caller_went_away_still_ends(place: &Place) {
-    let master = place.master(&Arc::default());
+async fn a_write_whose_caller_went_away_still_ends(fixture: &Fixture) {
+    let master = fixture.master(&Arc::default());
     master.ready().await.unwrap();
     for n in 0..50 {
         let store = master.store(vec![user(n, "a")]);
@@ -234,9 +234,9 @@ impl Model {
 }
 
 /// After any sequence of steps, incremental ticks, full recomputation and the reference model give the same result.
-async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<Step>) {
+async fn incremental_full_and_the_plainest_way_agree(fixture: &Fixture, steps: Vec<Step>) {
     let clock = Arc::new(AtomicI64::new(1_000_000));
-    let (mut master, mut model) = (place.master(&clock), Model::default());
+    let (mut master, mut model) = (fixture.master(&clock), Model::default());
     for step in steps {
         match step {
             Step::Store(users) => {
@@ -255,7 +255,7 @@ async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<S
             Step::Later(ms) => {
                 clock.fetch_add(ms, Ordering::Relaxed);
             }
-            Step::Restart => master = place.master(&clock),
+            Step::Restart => master = fixture.master(&clock),
         }
     }
     master.tick(false).await.unwrap();
@@ -268,8 +268,8 @@ async fn incremental_full_and_the_plainest_way_agree(place: &Place, steps: Vec<S
 
 /// Runs the suite against one implementation, with `$histories` random histories.
 macro_rules! suite {
-    ($name:ident, $place:expr, $histories:expr) => {
-        suite!($name, $place, $histories, [
+    ($name:ident, $fixture:expr, $histories:expr) => {
+        suite!($name, $fixture, $histories, [
             the_first_name_of_an_id_stays_for_ever,
             before_the_first_user_there_is_no_longest_name,
             minutes_count_who_came_until_then,
@@ -280,16 +280,16 @@ macro_rules! suite {
             callers_that_give_up_leave_nothing_behind,
         ]);
     };
-    ($name:ident, $place:expr, $histories:expr, [$($case:ident),* $(,)?]) => {
+    ($name:ident, $fixture:expr, $histories:expr, [$($case:ident),* $(,)?]) => {
         mod $name {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
-                    let place = $place.await;
-                    super::$case(&place).await;
-                    place.clean().await;
+                    let fixture = $fixture.await;
+                    super::$case(&fixture).await;
+                    fixture.clean().await;
                 }
             )*
 
@@ -300,9 +300,9 @@ macro_rules! suite {
                 fn incremental_full_and_the_plainest_way_agree(steps in steps()) {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(async {
-                        let place = $place.await;
-                        super::incremental_full_and_the_plainest_way_agree(&place, steps).await;
-                        place.clean().await;
+                        let fixture = $fixture.await;
+                        super::incremental_full_and_the_plainest_way_agree(&fixture, steps).await;
+                        fixture.clean().await;
                     });
                 }
             }
@@ -310,22 +310,22 @@ macro_rules! suite {
     };
 }
 
-suite!(sqlite, Place::sqlite(), 48);
-suite!(in_memory, Place::memory(), 48);
+suite!(sqlite, Fixture::sqlite(), 48);
+suite!(in_memory, Fixture::memory(), 48);
 
 #[cfg(feature = "services")]
-suite!(mysql, Place::mysql(), 12);
+suite!(mysql, Fixture::mysql(), 12);
 
 #[cfg(feature = "services")]
 #[tokio::test]
 async fn a_user_that_commits_late_is_not_missed() {
-    let place = Place::mysql().await;
-    let master = place.master(&Arc::new(AtomicI64::new(1_000)));
+    let fixture = Fixture::mysql().await;
+    let master = fixture.master(&Arc::new(AtomicI64::new(1_000)));
     master.ready().await.unwrap();
     for level in ["READ COMMITTED", "REPEATABLE READ"] {
         let (before, late) = (master.tick(false).await.unwrap().users, Uuid::new_v4());
         // A lower sequence number that commits after higher ones were processed.
-        let slow = place.begin_storing(level, late, "the longest name of all that ever came").await;
+        let slow = fixture.begin_storing(level, late, "the longest name of all that ever came").await;
         master.store(vec![user(Uuid::new_v4().as_u128(), "quick")]).await.unwrap();
         assert_eq!(master.tick(false).await.unwrap().users, before + 1);
         slow.commit().await.unwrap();
@@ -333,14 +333,14 @@ async fn a_user_that_commits_late_is_not_missed() {
         assert_eq!((tick.new_users, tick.users), (1, before + 2), "{level}");
         assert_eq!(master.tick(true).await.unwrap().users, tick.users, "{level}");
     }
-    place.clean().await;
+    fixture.clean().await;
 }
 
 #[tokio::test]
 async fn a_clock_that_goes_back_reopens_no_minute_of_the_embedded_master() {
-    let place = Place::sqlite().await;
+    let fixture = Fixture::sqlite().await;
     let clock = Arc::new(AtomicI64::new(185_000));
-    let master = place.master(&clock);
+    let master = fixture.master(&clock);
     master.store(vec![user(1, "a")]).await.unwrap();
     clock.store(61_000, Ordering::Relaxed);
     master.store(vec![user(2, "b")]).await.unwrap();
@@ -352,61 +352,61 @@ async fn a_clock_that_goes_back_reopens_no_minute_of_the_embedded_master() {
 }
 
 /// Cancels calls at many points while the dataset is opened. Afterwards everything works.
-async fn callers_that_give_up_leave_nothing_behind(place: &Place) {
+async fn callers_that_give_up_leave_nothing_behind(fixture: &Fixture) {
     for ms in [0, 1, 5, 20, 100].repeat(20) {
         let patience = Duration::from_millis(ms);
-        let master = place.master(&Arc::default());
+        let master = fixture.master(&Arc::default());
         let _ = tokio::time::timeout(patience, master.ready()).await;
         let _ = tokio::time::timeout(patience, master.longest()).await;
         let _ = tokio::time::timeout(patience, master.points(ALL)).await;
         let _ = tokio::time::timeout(patience, master.store(vec![user(1, "a")])).await;
         let _ = tokio::time::timeout(patience, master.tick(false)).await;
     }
-    let master = place.master(&Arc::default());
+    let master = fixture.master(&Arc::default());
     master.ready().await.unwrap();
     master.store(vec![user(1, "a"), user(2, "bb")]).await.unwrap();
     assert_eq!(master.tick(false).await.unwrap().users, 2);
     assert_eq!(master.longest().await.unwrap(), Some(user(2, "bb")));
     assert_eq!(minutes(&*master).await, [(0, 2)]);
-    place.assert_nothing_is_locked().await;
+    fixture.assert_nothing_is_locked().await;
 }
 
 #[cfg(feature = "services")]
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_with_less_patience_than_a_connection_takes_get_the_tables_created() {
-    let place = Place::mysql().await;
-    let (master, _proxy) = place.far_master(Duration::from_millis(40));
+    let fixture = Fixture::mysql().await;
+    let (master, _proxy) = fixture.far_master(Duration::from_millis(40));
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while !matches!(tokio::time::timeout(Duration::from_millis(100), master.ready()).await, Ok(Ok(()))) {
         assert!(std::time::Instant::now() < deadline, "each caller begins anew");
     }
-    place.assert_nothing_is_locked().await;
-    place.clean().await;
+    fixture.assert_nothing_is_locked().await;
+    fixture.clean().await;
 }
 
 #[cfg(feature = "services")]
 #[tokio::test]
 async fn a_migration_that_was_cut_short_is_done_again() {
-    let place = Place::mysql().await;
-    place.cut_a_migration_short().await;
-    let master = place.master(&Arc::default());
+    let fixture = Fixture::mysql().await;
+    fixture.cut_a_migration_short().await;
+    let master = fixture.master(&Arc::default());
     master.ready().await.unwrap();
     assert_eq!(master.store(vec![user(1, "a")]).await.unwrap(), [Stored::New]);
     assert_eq!(master.tick(false).await.unwrap().users, 1);
-    place.clean().await;
+    fixture.clean().await;
 }
 
 #[cfg(feature = "services")]
 #[tokio::test]
 async fn connections_that_the_server_killed_are_replaced() {
-    let place = Place::mysql().await;
-    let master = place.master(&Arc::default());
+    let fixture = Fixture::mysql().await;
+    let master = fixture.master(&Arc::default());
     for n in 0..5 {
         master.store(vec![user(n, "a")]).await.unwrap();
-        place.kill_connections().await;
+        fixture.kill_connections().await;
     }
     assert_eq!(master.tick(false).await.unwrap().users, 5);
-    place.clean().await;
+    fixture.clean().await;
 }
 
 #[test]

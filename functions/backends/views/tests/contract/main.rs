@@ -20,9 +20,9 @@ use uuid::Uuid;
 #[cfg(feature = "services")]
 mod cassandra;
 /// Storage of each implementation during a test.
-mod place;
+mod fixture;
 
-use place::Place;
+use fixture::Fixture;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Longer than the time since 1970.
@@ -37,8 +37,8 @@ fn counts(points: &[Point]) -> Vec<u64> {
     points.iter().map(|p| p.user_count).collect()
 }
 
-async fn nothing_counted_is_an_empty_history(place: &Place) {
-    let views = place.views(WEEK);
+async fn nothing_counted_is_an_empty_history(fixture: &Fixture) {
+    let views = fixture.views(WEEK);
     assert_eq!(views.total().await.unwrap(), 0);
     assert!(views.points(ALL).await.unwrap().is_empty());
     assert_eq!(views.oldest().await.unwrap(), None);
@@ -47,23 +47,23 @@ async fn nothing_counted_is_an_empty_history(place: &Place) {
     assert!(views.points(ALL).await.unwrap().is_empty());
 }
 
-async fn an_id_counts_once_however_often_it_comes(place: &Place) {
-    let (views, ids) = (place.views(WEEK), ids(10));
+async fn an_id_counts_once_however_often_it_comes(fixture: &Fixture) {
+    let (views, ids) = (fixture.views(WEEK), ids(10));
     views.count(vec![ids[0], ids[0], ids[1]]).await.unwrap();
     views.count(vec![ids[0]]).await.unwrap();
     views.count(ids.clone()).await.unwrap();
-    place.views(WEEK).count(ids.clone()).await.unwrap();
+    fixture.views(WEEK).count(ids.clone()).await.unwrap();
     views.count(vec![ids[3]]).await.unwrap();
     assert_eq!(views.total().await.unwrap(), 10);
     assert_eq!(counts(&views.points(ALL).await.unwrap()), [10, 2]);
     assert_eq!(views.oldest().await.unwrap().unwrap().user_count, 2);
 }
 
-async fn many_counters_at_once_agree_on_one_growing_history(place: &Place) {
+async fn many_counters_at_once_agree_on_one_growing_history(fixture: &Fixture) {
     let ids = Arc::new(ids(300));
     let counters: Vec<_> = (0..6)
         .map(|n| {
-            let (views, ids) = (place.views(WEEK), ids.clone());
+            let (views, ids) = (fixture.views(WEEK), ids.clone());
             tokio::spawn(async move {
                 for start in 0..30 {
                     let chunk = ids.iter().cycle().skip((start * 7 + n * 50) % 300).take(20).copied();
@@ -77,23 +77,23 @@ async fn many_counters_at_once_agree_on_one_growing_history(place: &Place) {
     for counter in counters {
         counter.await.unwrap();
     }
-    let views = place.views(WEEK);
+    let views = fixture.views(WEEK);
     let history = views.points(ALL).await.unwrap();
     assert_eq!((history[0].user_count, views.total().await.unwrap()), (480, 480));
     assert!(counts(&history).is_sorted_by(|a, b| a > b) && history.is_sorted_by(|a, b| a.time >= b.time));
     assert_eq!(history.iter().map(|p| p.id).collect::<BTreeSet<_>>().len(), history.len());
 }
 
-async fn a_thousand_ids_at_once_are_one_point(place: &Place) {
-    let views = place.views(WEEK);
+async fn a_thousand_ids_at_once_are_one_point(fixture: &Fixture) {
+    let views = fixture.views(WEEK);
     views.count(ids(1_000)).await.unwrap();
     assert_eq!(counts(&views.points(ALL).await.unwrap()), [1_000]);
 }
 
-async fn what_is_older_than_the_retention_is_forgotten(place: &Place) {
-    let views = place.views(WEEK);
+async fn what_is_older_than_the_retention_is_forgotten(fixture: &Fixture) {
+    let views = fixture.views(WEEK);
     views.count(ids(1)).await.unwrap();
-    place.fill(&[(1_000, 5), (2_000, 9)]).await;
+    fixture.fill(&[(1_000, 5), (2_000, 9)]).await;
     views.count(ids(1)).await.unwrap();
     let (history, total) = (views.points(ALL).await.unwrap(), views.total().await.unwrap());
     assert!(history.iter().all(|point| point.time > Utc::now() - WEEK));
@@ -101,12 +101,12 @@ async fn what_is_older_than_the_retention_is_forgotten(place: &Place) {
     assert_eq!(views.oldest().await.unwrap().as_ref(), history.last());
 }
 
-async fn points_of_a_clock_that_was_ahead_do_not_hide_later_ones(place: &Place) {
+async fn points_of_a_clock_that_was_ahead_do_not_hide_later_ones(fixture: &Fixture) {
     const HOUR: i64 = 60 * 60;
     let now = Utc::now().timestamp();
     let clock = Arc::new(AtomicI64::new(now + HOUR));
     let seen = clock.clone();
-    let views = place.views_by(move || seen.load(Ordering::Relaxed));
+    let views = fixture.views_by(move || seen.load(Ordering::Relaxed));
     views.count(ids(1)).await.unwrap();
     // Corrected, then one minute, one hour and two hours later.
     for (passed, count) in [(0, 2), (60, 3), (HOUR, 4), (2 * HOUR, 5)] {
@@ -126,11 +126,11 @@ async fn points_of_a_clock_that_was_ahead_do_not_hide_later_ones(place: &Place) 
     assert_eq!(counts(&views.points(since).await.unwrap()), [5]);
 }
 
-async fn a_clock_that_is_set_back_stops_nothing(place: &Place) {
+async fn a_clock_that_is_set_back_stops_nothing(fixture: &Fixture) {
     let now = Utc::now().timestamp();
     let clock = Arc::new(AtomicI64::new(now));
     let seen = clock.clone();
-    let views = place.views_by(move || seen.load(Ordering::Relaxed));
+    let views = fixture.views_by(move || seen.load(Ordering::Relaxed));
     for time in [now, now - 60 * 60, now - 25 * 60 * 60, now + 1] {
         clock.store(time, Ordering::Relaxed);
         views.count(ids(1)).await.unwrap();
@@ -141,10 +141,10 @@ async fn a_clock_that_is_set_back_stops_nothing(place: &Place) {
 }
 
 /// Several clients call each method repeatedly and concurrently, and cancel it after a timeout.
-async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
+async fn calls_that_are_given_up_leave_nothing_behind(fixture: &Fixture) {
     for patience in [0, 1, 5, 20, 100].map(Duration::from_millis) {
         let givers_up = (0..4).map(|_| {
-            let views = place.views(WEEK);
+            let views = fixture.views(WEEK);
             async move {
                 for _ in 0..10 {
                     let _ = timeout(patience, views.ready()).await;
@@ -157,7 +157,7 @@ async fn calls_that_are_given_up_leave_nothing_behind(place: &Place) {
         });
         futures_util::future::join_all(givers_up).await;
     }
-    let views = place.views(WEEK);
+    let views = fixture.views(WEEK);
     timeout(Duration::from_secs(10), views.ready()).await.unwrap().unwrap();
     let ids = ids(5);
     views.count(ids.clone()).await.unwrap();
@@ -217,13 +217,13 @@ fn windows(most: usize) -> impl Strategy<Value = Vec<Window>> {
 }
 
 async fn every_window_answers_what_a_scan_would(
-    place: &Place,
+    fixture: &Fixture,
     points: Vec<(i64, u64)>,
     windows: Vec<Window>,
 ) {
-    let views = place.views(EVER);
+    let views = fixture.views(EVER);
     views.ready().await.unwrap();
-    place.fill(&points).await;
+    fixture.fill(&points).await;
     for window in windows {
         let is = counts(&views.points(window).await.unwrap());
         assert_eq!(is, naive(&points, window), "{window:?} of {points:?}");
@@ -234,8 +234,8 @@ async fn every_window_answers_what_a_scan_would(
 
 /// Runs the suite against one implementation, with `$histories` random histories and `$windows` windows of each.
 macro_rules! suite {
-    ($name:ident, $place:expr, $histories:expr, $windows:expr) => {
-        suite!($name, $place, $histories, $windows, [
+    ($name:ident, $fixture:expr, $histories:expr, $windows:expr) => {
+        suite!($name, $fixture, $histories, $windows, [
             nothing_counted_is_an_empty_history,
             an_id_counts_once_however_often_it_comes,
             many_counters_at_once_agree_on_one_growing_history,
@@ -246,16 +246,16 @@ macro_rules! suite {
             calls_that_are_given_up_leave_nothing_behind,
         ]);
     };
-    ($name:ident, $place:expr, $histories:expr, $windows:expr, [$($case:ident),* $(,)?]) => {
+    ($name:ident, $fixture:expr, $histories:expr, $windows:expr, [$($case:ident),* $(,)?]) => {
         mod $name {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
-                    let place = $place.await;
-                    super::$case(&place).await;
-                    place.clean().await;
+                    let fixture = $fixture.await;
+                    super::$case(&fixture).await;
+                    fixture.clean().await;
                 }
             )*
 
@@ -266,9 +266,9 @@ macro_rules! suite {
                 fn every_window_answers_what_a_scan_would(points in points(), windows in windows($windows)) {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(async {
-                        let place = $place.await;
-                        super::every_window_answers_what_a_scan_would(&place, points, windows).await;
-                        place.clean().await;
+                        let fixture = $fixture.await;
+                        super::every_window_answers_what_a_scan_would(&fixture, points, windows).await;
+                        fixture.clean().await;
                     });
                 }
             }
@@ -276,18 +276,18 @@ macro_rules! suite {
     };
 }
 
-suite!(in_sqlite, Place::sqlite(), 48, 8);
-suite!(in_memory, Place::memory(), 48, 8);
+suite!(in_sqlite, Fixture::sqlite(), 48, 8);
+suite!(in_memory, Fixture::memory(), 48, 8);
 
 #[cfg(feature = "services")]
-suite!(in_cassandra, Place::cassandra(), 4, 60);
+suite!(in_cassandra, Fixture::cassandra(), 4, 60);
 
 #[tokio::test]
 async fn the_newest_point_of_the_embedded_views_is_never_forgotten() {
-    let place = Place::sqlite().await;
-    let views = place.views(WEEK);
+    let fixture = Fixture::sqlite().await;
+    let views = fixture.views(WEEK);
     views.ready().await.unwrap();
-    place.fill(&[(1_000, 5), (2_000, 9)]).await;
+    fixture.fill(&[(1_000, 5), (2_000, 9)]).await;
     assert_eq!(views.total().await.unwrap(), 9);
     views.count(ids(1)).await.unwrap();
     assert_eq!(counts(&views.points(ALL).await.unwrap()), [10]);

@@ -7,14 +7,14 @@ use memory::MemoryLog;
 use tempfile::TempDir;
 
 /// Storage of one test.
-pub enum Place {
+pub enum Fixture {
     Sqlite(TempDir),
     Memory(MemoryLog),
     #[cfg(feature = "services")]
     Kafka(kafka::Topics),
 }
 
-impl Place {
+impl Fixture {
     pub async fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
@@ -67,7 +67,7 @@ pub mod kafka {
     };
     use uuid::Uuid;
 
-    use super::Place;
+    use super::Fixture;
 
     /// Topics `t` and `other` with unique names, on the broker that `KAFKA_BROKER` names.
     pub struct Topics {
@@ -75,7 +75,7 @@ pub mod kafka {
         prefix: String,
     }
 
-    impl Place {
+    impl Fixture {
         pub async fn kafka() -> Self {
             Self::Kafka(Topics::new().await)
         }

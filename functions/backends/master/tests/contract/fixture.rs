@@ -10,14 +10,14 @@ use memory::MemoryMaster;
 use tempfile::TempDir;
 
 /// Storage of one test.
-pub enum Place {
+pub enum Fixture {
     Sqlite(TempDir),
     Memory(MemoryMaster),
     #[cfg(feature = "services")]
     MySql(mysql::Database),
 }
 
-impl Place {
+impl Fixture {
     pub async fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
@@ -65,7 +65,7 @@ mod mysql {
     use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Transaction};
     use uuid::Uuid;
 
-    use super::Place;
+    use super::Fixture;
     use crate::proxy::Proxy;
 
     /// A separate database on the server that `MYSQL_SERVER` names.
@@ -74,7 +74,7 @@ mod mysql {
         name: String,
     }
 
-    impl Place {
+    impl Fixture {
         pub async fn mysql() -> Self {
             let server = std::env::var("MYSQL_SERVER")
                 .expect("MYSQL_SERVER names a server like mysql://root:root@127.0.0.1:3307");

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use crate::cassandra::Keyspace;
 
 /// Storage of one test.
-pub enum Place {
+pub enum Fixture {
     Sqlite(TempDir),
     Memory(MemoryViews),
     #[cfg(feature = "services")]
     Cassandra(Keyspace),
 }
 
-impl Place {
+impl Fixture {
     pub async fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
