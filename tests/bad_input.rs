@@ -269,26 +269,28 @@ const NO_HTTP: [&[u8]; 14] = [
     b"GET\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n",
     b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: x\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01\x02\r\n\r\n",
-    b"POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-    b"POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-    b"POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Name: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nX: \x01\x02\r\n\r\n",
+    b"POST /ingress/user HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    b"POST /ingress/user HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+    b"POST /ingress/user HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense nonsense nonsense",
-    b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
 ];
 
 #[tokio::test]
 async fn bytes_that_are_no_http_get_a_400_or_an_end() {
     let mut app = App::start().await;
     let mut requests: Vec<Vec<u8>> = NO_HTTP.iter().map(|bytes| bytes.to_vec()).collect();
-    requests
-        .push([b"GET /".to_vec(), vec![b'a'; 100_000], b" HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()].concat());
     requests.push(
-        [b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec(), vec![b'a'; 500_000], b"\r\n\r\n".to_vec()].concat(),
+        [b"GET /".to_vec(), vec![b'a'; 100_000], b" HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()].concat(),
+    );
+    requests.push(
+        [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ".to_vec(), vec![b'a'; 500_000], b"\r\n\r\n".to_vec()]
+            .concat(),
     );
     let many = (0..500).flat_map(|n| format!("X-{n}: y\r\n").into_bytes()).collect();
-    requests.push([b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec(), many, b"\r\n".to_vec()].concat());
+    requests.push([b"GET / HTTP/1.1\r\nHost: localhost\r\n".to_vec(), many, b"\r\n".to_vec()].concat());
     for request in requests {
         let what = String::from_utf8_lossy(&request[..request.len().min(80)]).into_owned();
         let mut stream = TcpStream::connect(app.address).await.unwrap();
@@ -312,8 +314,8 @@ async fn stalled_clients_keep_nobody_out() {
     let beginnings: [&[u8]; 4] = [
         b"",
         b"POST /ingress/us",
-        b"POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Le",
-        b"POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n{\"id",
+        b"POST /ingress/user HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Le",
+        b"POST /ingress/user HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n{\"id",
     ];
     let mut stalled = Vec::new();
     for n in 0..200 {
@@ -347,7 +349,7 @@ async fn half_closed_and_broken_connections_are_answered_or_forgotten() {
     let id = Uuid::new_v4();
     let body = json!({ "id": id, "name": "half" }).to_string();
     let request = format!(
-        "POST /ingress/user HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /ingress/user HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     // A client that sends a complete request receives the response.

@@ -128,6 +128,52 @@ async fn a_name_is_the_same_with_a_dot_in_capitals_and_in_absolute_form() {
 }
 
 #[tokio::test]
+async fn a_request_for_another_host_or_from_another_site_is_refused() {
+    let mut app = App::start().await;
+    for host in ["example.org", "127.0.0.1.example.org:8080", "10.0.0.1"] {
+        for path in ["/status", "/function/count/user/count"] {
+            let answer = get(app.address, path, &[("Host", host)]).await;
+            assert_eq!(answer.status, 403, "{host}: {answer:?}");
+            assert!(answer.problem().contains("--allow-host"), "{answer:?}");
+        }
+    }
+    let body = user(Uuid::new_v4());
+    for (header, value) in
+        [("Origin", "https://example.org"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site")]
+    {
+        let answer = post(app.address, &[JSON, (header, value)], body.as_bytes()).await;
+        assert_eq!(answer.status, 403, "{header}: {value}: {answer:?}");
+        answer.problem();
+    }
+    app.settle().await;
+    assert_eq!(app.user_count().await, 0);
+    let own = format!("http://{}", app.address);
+    let answer =
+        post(app.address, &[JSON, ("Origin", &own), ("Sec-Fetch-Site", "same-origin")], body.as_bytes())
+            .await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[tokio::test]
+async fn analytics_that_have_not_changed_are_not_sent_again() {
+    let mut app = App::start().await;
+    app.post_user(Uuid::new_v4(), "first").await;
+    app.settle().await;
+    let ask =
+        async |tag: &str| get(app.address, "/service-analytics/analytics", &[("If-None-Match", tag)]).await;
+    let first = ask("\"other\"").await;
+    let tag = first.header("etag").unwrap().to_owned();
+    assert_eq!((first.status, first.header("cache-control")), (200, Some("no-cache")));
+    let again = ask(&tag).await;
+    assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(tag.as_str())));
+    app.post_user(Uuid::new_v4(), "second").await;
+    app.settle().await;
+    let changed = get(app.address, "/service-analytics/analytics", &[("If-None-Match", &tag)]).await;
+    assert_eq!(changed.status, 200);
+    assert_ne!(changed.header("etag"), Some(tag.as_str()));
+}
+
+#[tokio::test]
 async fn an_encoded_body_is_refused_by_its_coding() {
     let mut app = App::start().await;
     for coding in ["gzip", "zstd", "br", "deflate", "identity, gzip"] {
@@ -272,17 +318,21 @@ async fn what_the_server_refuses_by_itself_is_a_problem_as_well() {
     for (what, statuses, sent) in [
         ("no request line", &[400][..], b"HELLO\r\n\r\n".to_vec()),
         ("no version", &[400], b"GET /\r\n\r\n".to_vec()),
-        ("another version", &[400, 505], b"GET / HTTP/9.9\r\nHost: a\r\n\r\n".to_vec()),
-        ("no colon", &[400], b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n".to_vec()),
-        ("a bad header name", &[400], b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: x\r\n\r\n".to_vec()),
-        ("a control character", &[400], b"GET / HTTP/1.1\r\nHost: a\r\nx: \x01\r\n\r\n".to_vec()),
-        ("a bad length", &[400], b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n".to_vec()),
+        ("another version", &[400, 505], b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("no colon", &[400], b"GET / HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n".to_vec()),
+        ("a bad header name", &[400], b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Name: x\r\n\r\n".to_vec()),
+        ("a control character", &[400], b"GET / HTTP/1.1\r\nHost: localhost\r\nx: \x01\r\n\r\n".to_vec()),
+        (
+            "a bad length",
+            &[400],
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n".to_vec(),
+        ),
         ("a long path", &[404, 414], request("GET", &format!("/{long}"), &[], b"")),
         ("a path that is too long", &[414], request("GET", &format!("/{large}"), &[], b"")),
         ("a query that is too long", &[414], request("GET", &format!("/status?{large}"), &[], b"")),
         ("a long path below a function", &[404, 414], request("GET", &format!("/ingress/{long}"), &[], b"")),
         ("a large header", &[431], request("GET", "/status", &[("x", &large)], b"")),
-        ("many headers", &[431], format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n").into_bytes()),
+        ("many headers", &[431], format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n").into_bytes()),
     ] {
         let answer = ask(app.address, &sent).await.unwrap_or_else(|| panic!("{what}: no answer"));
         assert!(statuses.contains(&answer.status), "{what}: {answer:?}");

@@ -12,6 +12,8 @@ use serving::{FunctionSpec, LivenessProbe};
 
 /// Time limit of a request if the manifest has none (`revision-timeout-seconds`).
 const TIMEOUT_S: u32 = 300;
+/// Label of the functions that Knative makes reachable from inside of the cluster only, by the value `cluster-local`.
+const VISIBILITY: &str = "networking.knative.dev/visibility";
 
 /// Reads the manifests of these files and folders, or of the project's own folders if `paths` is empty.
 pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Resources> {
@@ -32,6 +34,13 @@ fn own_paths() -> Vec<PathBuf> {
 /// Converts the Services to function specs.
 pub(crate) fn specs(arrows: &Resources) -> anyhow::Result<Vec<FunctionSpec>> {
     arrows.services.iter().map(spec).collect()
+}
+
+/// Functions that only event sources may reach.
+pub(crate) fn internal(arrows: &Resources) -> impl Iterator<Item = String> {
+    let is_internal =
+        |service: &&Service| service.metadata.labels.get(VISIBILITY).is_some_and(|v| v == "cluster-local");
+    arrows.services.iter().filter(is_internal).map(|service| service.metadata.name.clone())
 }
 
 fn spec(service: &Service) -> anyhow::Result<FunctionSpec> {

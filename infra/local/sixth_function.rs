@@ -15,7 +15,7 @@ use framework::serve::serve_with;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use serving::{FunctionSpec, Launched, Launcher, Serving};
+use serving::{FunctionSpec, Guard, Launched, Launcher, Serving};
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -89,6 +89,7 @@ fn system(data: &Path) -> System {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifests = ["infra/local/fixtures/audit", "eventing/dead-letter.yaml"];
     System::open(&SystemArgs {
+        allow_host: Vec::new(),
         listen: "127.0.0.1:0".parse().unwrap(),
         data: data.to_owned(),
         manifests: manifests.map(|path| project.join(path)).into(),
@@ -108,7 +109,7 @@ async fn a_function_added_by_its_manifests_is_reached_by_name_by_prefix_by_sourc
     let (running, routes, stopped) = (serving.clone(), system.routes.clone(), stop.clone());
     let gateway = tokio::spawn(async move {
         let status = |_| async { Response::new(Bytes::new()) };
-        running.gateway(listener, routes, status, stopped.cancelled_owned()).await;
+        running.gateway(listener, routes, Guard::default(), status, stopped.cancelled_owned()).await;
     });
     for path in ["/function/audit/by/name", "/audits/by/prefix"] {
         assert_eq!(client.get(path).await.unwrap().status(), 200, "{path}");

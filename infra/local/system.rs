@@ -21,7 +21,7 @@ use framework::{
     config::{Config, ConfigError},
     telemetry,
 };
-use serving::{FunctionSpec, Invoker, Launch, Processes, Route, Serving, status::Change};
+use serving::{FunctionSpec, Guard, Invoker, Launch, Processes, Route, Serving, status::Change};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, broadcast, mpsc},
@@ -55,6 +55,9 @@ pub(crate) struct SystemArgs {
     /// Where the gateway listens
     #[arg(long, global = true, default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// A further name of this machine, which requests may be for; may be given several times
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
     /// The folder of everything embedded, and of the functions' output
     #[arg(long, global = true, default_value = "data")]
     pub(crate) data: PathBuf,
@@ -68,6 +71,7 @@ pub(crate) struct System {
     pub(crate) arrows: Resources,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) routes: Vec<Route>,
+    guard: Guard,
     pub(crate) stores: Stores,
     pub(crate) config: Arc<Config>,
     folder: Arc<DataFolder>,
@@ -89,7 +93,8 @@ impl System {
         }
         let specs = manifests::specs(&arrows)?;
         let routes = routes::read(&args.manifests)?;
-        Ok(Self { arrows, log, routes, stores, config: Arc::new(config), folder, specs })
+        let guard = Guard::new(args.allow_host.iter().cloned(), manifests::internal(&arrows));
+        Ok(Self { arrows, log, routes, guard, stores, config: Arc::new(config), folder, specs })
     }
 
     /// Starts to manage the functions; their replicas start on demand.
@@ -142,7 +147,7 @@ impl System {
                 Some(why) = failed.recv() => cause = Some(why),
             }
         };
-        serving.gateway(listener, self.routes, status, stop).await;
+        serving.gateway(listener, self.routes, self.guard, status, stop).await;
         print("stopping");
         stop_arrows.cancel();
         // The sources send again after the next start what they did not commit.

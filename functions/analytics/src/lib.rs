@@ -12,10 +12,11 @@ use domain::{History, Point, User};
 use framework::{
     config::Config,
     error::Error,
-    router::{Request, Response, Router, State, json},
+    etag,
+    router::{Request, Response, Router, State},
     serve,
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use serde::Serialize;
 
 use crate::query::Query;
@@ -87,7 +88,8 @@ async fn analytics(layers: Layers, request: Request) -> Result<Response, Error> 
     points.truncate(query.window.limit);
     let link = points.last().filter(|_| older).map(|oldest| query.before(oldest));
     let user_count = points.into_iter().rev().map(Row::from).collect();
-    let mut response = json(StatusCode::OK, &Analytics { longest_name_user, user_count });
+    let analytics = Analytics { longest_name_user, user_count };
+    let mut response = etag::conditional_json(&request.headers, &analytics);
     if let Some(link) = link.and_then(|query| HeaderValue::try_from(format!("<?{query}>; rel=\"prev\"")).ok())
     {
         response.headers_mut().insert(header::LINK, link);

@@ -3,6 +3,7 @@
 pub mod call;
 pub mod config;
 pub mod error;
+pub mod etag;
 pub mod group;
 pub mod metrics;
 pub mod offload;

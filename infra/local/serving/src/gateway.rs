@@ -10,7 +10,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
-use crate::invoker::{Invoker, refuse, strip};
+use crate::{
+    guard::Guard,
+    invoker::{Invoker, refuse, strip},
+};
 
 /// Suffix of a host name that names a function.
 const DOMAIN: &str = ".default.localhost";
@@ -33,6 +36,9 @@ pub(crate) struct Router {
     invoker: Invoker,
     /// Longest prefix first, as Gateway API orders them.
     routes: Vec<Route>,
+    guard: Guard,
+    /// Whether only this machine reaches the gateway.
+    is_local: bool,
 }
 
 /// Serves until `stop`; `status` answers `GET /` and `GET /status`.
@@ -64,10 +70,21 @@ where
     F: Future<Output = Response<Bytes>>,
 {
     let host = host(&request);
+    let named = host.as_deref().unwrap_or_default();
+    if let Err(detail) = router.guard.check(request.method(), named, request.headers()) {
+        return unread(refuse(StatusCode::FORBIDDEN, detail), request.into_body());
+    }
     let target = match router.target(host.as_deref(), request.uri().path()) {
         Ok(target) => target,
         Err(detail) => return unread(refuse(StatusCode::NOT_FOUND, detail), request.into_body()),
     };
+    if let Target::Function { name, .. } = &target
+        && !router.is_local
+        && router.guard.is_internal(name)
+    {
+        let detail = format!("`{name}` is internal: its gateway must listen on a loopback address");
+        return unread(refuse(StatusCode::FORBIDDEN, detail), request.into_body());
+    }
     if let Some(redirect) = redirect(request.method(), request.uri(), &target) {
         return unread(redirect, request.into_body());
     }
@@ -107,9 +124,9 @@ enum Target {
 }
 
 impl Router {
-    pub(crate) fn new(invoker: Invoker, mut routes: Vec<Route>) -> Self {
+    pub(crate) fn new(invoker: Invoker, mut routes: Vec<Route>, guard: Guard, is_local: bool) -> Self {
         routes.sort_by_key(|route| Reverse(route.prefix.len()));
-        Self { invoker, routes }
+        Self { invoker, routes, guard, is_local }
     }
 
     fn target(&self, host: Option<&str>, path: &str) -> Result<Target, String> {
@@ -212,7 +229,7 @@ mod tests {
         let routes = routes
             .iter()
             .map(|(prefix, function)| Route { prefix: (*prefix).into(), function: (*function).into() });
-        Router::new(Invoker::new(Arc::default()), routes.collect())
+        Router::new(Invoker::new(Arc::default()), routes.collect(), Guard::default(), true)
     }
 
     #[test]

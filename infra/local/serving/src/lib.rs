@@ -8,6 +8,7 @@ mod context;
 mod crashes;
 mod function;
 mod gateway;
+mod guard;
 mod invoker;
 mod lease;
 mod lifecycle;
@@ -43,6 +44,7 @@ use crate::{
 };
 pub use crate::{
     gateway::Route,
+    guard::Guard,
     invoker::Invoker,
     process::{Launch, Launched, Launcher, Processes, append_to_log},
     spec::{FunctionSpec, LivenessProbe},
@@ -115,18 +117,22 @@ impl Serving {
     }
 
     /// Serves the gateway until `stop`, then drains it. `status` answers `GET /` and `/status`. `routes` are prefixes
-    /// of the path that lead to functions; `/function/NAME/` and `NAME.default.localhost` always do.
+    /// of the path that lead to functions; `/function/NAME/` and `NAME.default.localhost` always do. `guard` says which
+    /// requests get 403.
     pub async fn gateway<S, F>(
         &self,
         listener: TcpListener,
         routes: Vec<Route>,
+        guard: Guard,
         status: S,
         stop: impl Future<Output = ()>,
     ) where
         S: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Bytes>> + Send + 'static,
     {
-        gateway::serve(listener, Router::new(self.invoker(), routes), status, stop).await;
+        // A listener without an address serves nobody.
+        let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        gateway::serve(listener, Router::new(self.invoker(), routes, guard, is_local), status, stop).await;
     }
 
     /// The current status of every function, sorted by name.

@@ -23,7 +23,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FunctionSpec, Launched, Launcher, LivenessProbe, Serving, lease::Lease, status::Change};
+use crate::{FunctionSpec, Guard, Launched, Launcher, LivenessProbe, Serving, lease::Lease, status::Change};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -458,7 +458,7 @@ async fn what_connection_names_is_taken_off_before_the_gateway_adds_its_own() {
     let stop = CancellationToken::new();
     let client = async {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = "GET /function/f/x HTTP/1.1\r\nHost: a\r\nX-Mine: b\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: \
+        let request = "GET /function/f/x HTTP/1.1\r\nHost: localhost\r\nX-Mine: b\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: \
             close, X-Mine, Forwarded, X-Forwarded-For, X-Forwarded-Proto\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -467,11 +467,14 @@ async fn what_connection_names_is_taken_off_before_the_gateway_adds_its_own() {
         answer
     };
     let status = |_| async { http::Response::default() };
-    let ((), answer) = tokio::join!(serving.gateway(listener, Vec::new(), status, stop.cancelled()), client);
+    let ((), answer) = tokio::join!(
+        serving.gateway(listener, Vec::new(), Guard::default(), status, stop.cancelled()),
+        client
+    );
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let headers = fakes.seen.headers.lock().unwrap().clone();
     let shown = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
-    assert_eq!(shown("forwarded"), Some("for=127.0.0.1;host=\"a\";proto=http"), "{headers:?}");
+    assert_eq!(shown("forwarded"), Some("for=127.0.0.1;host=\"localhost\";proto=http"), "{headers:?}");
     assert_eq!((shown("x-forwarded-for"), shown("x-forwarded-proto")), (Some("127.0.0.1"), Some("http")));
     assert_eq!(shown("x-mine"), None);
 }
