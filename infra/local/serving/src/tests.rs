@@ -447,19 +447,16 @@ async fn a_crash_loop_is_told_once_with_its_reason_and_ends() {
     assert_eq!((status.crashes, status.crash_loop), (6, false));
 }
 
-#[tokio::test]
-async fn what_connection_names_is_taken_off_before_the_gateway_adds_its_own() {
+/// Runs a gateway to the function `f` on an address until one request is answered; returns the response.
+async fn through_gateway(fakes: Fakes, guard: Guard, listen: &str, request: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    let fakes = Fakes::default();
-    let serving = Serving::without_autoscaler(vec![spec(1, &[])], fakes.clone()).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let serving = Serving::without_autoscaler(vec![spec(1, &[])], fakes).unwrap();
+    let listener = tokio::net::TcpListener::bind((listen, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
     let stop = CancellationToken::new();
     let client = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = "GET /function/f/x HTTP/1.1\r\nHost: localhost\r\nX-Mine: b\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: \
-            close, X-Mine, Forwarded, X-Forwarded-For, X-Forwarded-Proto\r\n\r\n";
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -467,10 +464,27 @@ async fn what_connection_names_is_taken_off_before_the_gateway_adds_its_own() {
         answer
     };
     let status = |_| async { http::Response::default() };
-    let ((), answer) = tokio::join!(
-        serving.gateway(listener, Vec::new(), Guard::default(), status, stop.cancelled()),
-        client
-    );
+    tokio::join!(serving.gateway(listener, Vec::new(), guard, status, stop.cancelled()), client).1
+}
+
+#[tokio::test]
+async fn an_internal_function_is_reached_only_where_the_gateway_listens_on_loopback() {
+    let request = "GET /function/f/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for (internal, listen, status) in
+        [("f", "127.0.0.1", "200"), ("f", "0.0.0.0", "403"), ("other", "0.0.0.0", "200")]
+    {
+        let guard = Guard::new([], [internal.to_owned()]);
+        let answer = through_gateway(Fakes::default(), guard, listen, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{internal} on {listen}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_connection_names_is_taken_off_before_the_gateway_adds_its_own() {
+    let fakes = Fakes::default();
+    let request = "GET /function/f/x HTTP/1.1\r\nHost: localhost\r\nX-Mine: b\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: \
+        close, X-Mine, Forwarded, X-Forwarded-For, X-Forwarded-Proto\r\n\r\n";
+    let answer = through_gateway(fakes.clone(), Guard::default(), "127.0.0.1", request).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let headers = fakes.seen.headers.lock().unwrap().clone();
     let shown = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
