@@ -68,14 +68,19 @@ const HEAVY: [(&str, &[&str]); 9] = [
     ),
 ];
 
-/// The normal dependencies of each package, without those of its tests.
-fn dependencies() -> BTreeMap<String, Vec<String>> {
+/// What `cargo metadata` says of the workspace's own packages.
+pub fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The normal dependencies of each package, without those of its tests.
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    let metadata = metadata();
     let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
     let of = |package: &Value| {
         let dependencies = package["dependencies"].as_array().unwrap().iter();

@@ -9,10 +9,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use serde_json::Value;
+
+use crate::arrows::metadata;
 
 /// Arrows that close a cycle and are allowed: the folder, from, to, and the reason.
 const KNOWN: [(&str, &str, &str, &str); 1] = [(
@@ -311,12 +312,7 @@ fn character_length(text: &str) -> usize {
 
 /// The root file of each library and program of the workspace.
 fn roots() -> Vec<PathBuf> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metadata = metadata();
     let packages = metadata["packages"].as_array().unwrap().iter();
     let targets = packages.flat_map(|package| package["targets"].as_array().unwrap());
     let is_source = |target: &&Value| matches!(target["kind"][0].as_str(), Some("lib" | "bin"));

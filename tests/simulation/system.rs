@@ -2,16 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    path::Path,
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::Store;
 use event::Record;
 use eventing::{
     event_sources::{self, Resources, RunningSources},
-    ping,
+    files, ping,
     replay::replay,
     sink::{Sink, SinkError},
 };
@@ -31,6 +31,7 @@ use crate::{
     world::{Defect, Fault, Seam, World, lock},
 };
 
+const FUNCTIONS: [&str; 5] = ["ingest", "count", "store", "batch", "analytics"];
 /// Replicas of each function, and processes of the event sources.
 const REPLICAS: usize = 2;
 /// Milliseconds until a dead process has a successor, at most.
@@ -38,24 +39,16 @@ const RESTART_MS: u64 = 2_000;
 /// Milliseconds until the log takes a dead consumer for dead, at most.
 const SESSION_MS: u64 = 5_000;
 
-/// The event sources of the project's own manifests, with a tick every second.
-pub fn resources() -> Resources {
-    let services = ["count", "store", "batch"].map(|name| {
-        format!(
-            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\n\
-             spec: {{template: {{spec: {{containers: [{{image: {name}}}]}}}}}}\n---\n"
-        )
-    });
-    let ping = include_str!("../../eventing/minute-to-batch.yaml").replace("* * * * *", "* * * * * *");
-    Resources::read([
-        ("services.yaml", services.concat().as_str()),
-        ("log-to-count.yaml", include_str!("../../eventing/log-to-count.yaml")),
-        ("log-to-store.yaml", include_str!("../../eventing/log-to-store.yaml")),
-        ("minute-to-batch.yaml", ping.as_str()),
-        ("dead-letter.yaml", include_str!("../../eventing/dead-letter.yaml")),
-    ])
-    .unwrap()
-}
+/// The project's own manifests, with a tick every second.
+static RESOURCES: LazyLock<Resources> = LazyLock::new(|| {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let services = FUNCTIONS.map(|name| project.join("functions").join(name).join("service.yaml"));
+    let mut texts = files::read(&services).unwrap();
+    texts.extend(files::read(&[project.join("eventing")]).unwrap());
+    let second = |text: &String| text.replace("\"* * * * *\"", "\"* * * * * *\"");
+    let texts: Vec<_> = texts.iter().map(|(file, text)| (file.as_str(), second(text))).collect();
+    Resources::read(texts.iter().map(|(file, text)| (*file, text.as_str()))).unwrap()
+});
 
 type Call = dyn Fn(Request<Bytes>) -> BoxFuture<'static, Response<Bytes>> + Send + Sync;
 
@@ -94,7 +87,7 @@ impl System {
             replicas: Mutex::default(),
             sources: Mutex::default(),
         });
-        for function in ["ingest", "count", "store", "batch", "analytics"] {
+        for function in FUNCTIONS {
             for slot in 0..REPLICAS {
                 tokio::spawn(system.clone().keep_replica(function, slot));
             }
@@ -145,7 +138,7 @@ impl System {
             let log = self.checks.log.for_process(process.number);
             let sink: Arc<dyn Sink> = Arc::new(Sent { system: self.clone(), process: process.clone() });
             let (stop, (news, _)) = (CancellationToken::new(), mpsc::unbounded_channel());
-            let mut resources = resources();
+            let mut resources = RESOURCES.clone();
             let ping = resources.ping_sources.pop().unwrap();
             let _running: RunningSources =
                 event_sources::run(&resources, &(self.seen(&log, &process) as _), &sink, news, &stop);
@@ -234,7 +227,7 @@ impl System {
         let process = Process::new(&self.world, "replay");
         let log = self.seen(&self.checks.log.for_process(process.number), &process);
         let sink = Sent { system: self.clone(), process: process.clone() };
-        let source = resources().sources().into_iter().find(|source| source.function == "count").unwrap();
+        let source = RESOURCES.sources().into_iter().find(|source| source.function == "count").unwrap();
         tokio::select! {
             biased;
             () = process.dead.cancelled() => {}
@@ -252,11 +245,9 @@ impl System {
         (log, Sent { system: self.clone(), process })
     }
 
-    /// Whether every function has a replica that is ready.
-    pub async fn is_up(&self) -> bool {
-        let replicas = lock(&self.replicas).len();
-        let stores_up = self.checks.log.ready().await.is_ok();
-        stores_up && replicas == 5 * REPLICAS && lock(&self.sources).len() == REPLICAS
+    /// Whether all processes run.
+    pub fn is_up(&self) -> bool {
+        lock(&self.replicas).len() == FUNCTIONS.len() * REPLICAS && lock(&self.sources).len() == REPLICAS
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
 use crate::{
-    guard::Guard,
+    guard::{self, Guard},
     invoker::{Invoker, refuse, strip},
 };
 
@@ -150,10 +150,7 @@ impl Router {
 
     /// The function's name, and how many bytes of the path are its prefix.
     fn route(&self, host: Option<&str>, path: &str) -> Option<(String, usize)> {
-        let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-        // A fully qualified name ends with a dot.
-        let host = host.map(|host| host.strip_suffix('.').unwrap_or(host));
-        if let Some(name) = host.and_then(|host| host.strip_suffix(DOMAIN)) {
+        if let Some(name) = host.and_then(|host| guard::name(host).strip_suffix(DOMAIN)) {
             return Some((name.to_owned(), 0));
         }
         for Route { prefix, function } in &self.routes {

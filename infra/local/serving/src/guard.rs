@@ -62,7 +62,7 @@ impl Guard {
 }
 
 /// A host without its port and without the dot of a fully qualified name.
-fn name(host: &str) -> &str {
+pub(crate) fn name(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         // In an IPv6 address every colon is inside of brackets.
         Some((name, port)) if !port.ends_with(']') => name,
